@@ -1,0 +1,119 @@
+"""Components and their settings: how `kind = "..."` in a file becomes an object.
+
+A component is a class with a `config_class`, a frozen pydantic model that stands beside it and forbids unknown keys.
+A registry maps the short names of one sort of component to their classes. A researcher's own class is named as
+"my_package.my_module:MyMethod"; such names are read from the researcher's own file, never from a message.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import pydantic
+
+from fedrec.errors import ConfigError, did_you_mean
+
+
+class Config(pydantic.BaseModel):
+    """Parent of every configuration model: frozen, and a key it does not know is an error."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Component(Protocol):
+    """Something that a configuration names by `kind` and that is built from its own `Config`."""
+
+    config_class: ClassVar[type[Config]]
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
+    """The components of one sort, by kind."""
+
+    def __init__(self, sort: str) -> None:
+        self.sort = sort
+        self._classes: dict[str, type[C]] = {}
+
+    def register(self, kind: str) -> Callable[[type[C]], type[C]]:
+        """Decorator that gives a class its kind. A kind is given once."""
+
+        def add(component: type[C]) -> type[C]:
+            if kind in self._classes:
+                raise ConfigError(
+                    f"{self.sort} kind '{kind}' is taken by {self._classes[kind].__qualname__}; rename one"
+                )
+            self._classes[kind] = component
+            return component
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._classes
+
+    def __getitem__(self, kind: str) -> type[C]:
+        """The class of a kind, or of "module:Class".
+
+        Raises:
+            ConfigError: if the kind is unknown or the module has no such class.
+        """
+        if ":" in kind:
+            return self._import(kind)
+        if kind not in self._classes:
+            raise ConfigError(f"unknown {self.sort} kind '{kind}'; {did_you_mean(kind, self._classes)}")
+        return self._classes[kind]
+
+    def _import(self, kind: str) -> type[C]:
+        module_name, _, class_name = kind.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{self.sort} kind '{kind}' cannot be imported: {error}") from error
+        if not isinstance(found, type) or not hasattr(found, "config_class"):
+            raise ConfigError(f"{self.sort} kind '{kind}' is not a class with a `config_class`; see docs/extending.md")
+        return found
+
+
+def build_config(model: type[Config], settings: Mapping[str, Any], place: str) -> Config:
+    """Validate settings against a configuration model, with errors that a person can act on.
+
+    Args:
+        model: the pydantic model.
+        settings: keys and values as read from a file.
+        place: where they stand, e.g. "arms.federated.method"; it starts the error message.
+
+    Raises:
+        ConfigError: on the first problem; for an unknown key it names the nearest valid one.
+    """
+    try:
+        return model.model_validate(dict(settings))
+    except pydantic.ValidationError as error:
+        raise ConfigError(_explain(model, error, place)) from None
+
+
+def _explain(model: type[Config], error: pydantic.ValidationError, place: str) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    where = ".".join([place, *path]) if place else ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{path[-1]}'; {did_you_mean(path[-1], _keys(model, path[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: missing; add it"
+    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    return f"{where} = {first['input']!r}: {reason}"
+
+
+def _keys(model: type[pydantic.BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the model that the path leads to, or of the last one found on the way."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+            model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,1 @@
+"""Recommenders that exist only centrally, the protocol that every recommender fills, and the training loop."""
