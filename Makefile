@@ -1,0 +1,33 @@
+# Two targets, which need Python 3.11 or newer, make and a package index:
+#   make quickstart   install into .venv and run the main experiment
+#   make test         install the development tools, lint, check types and imports, test
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export FLWR_TELEMETRY_ENABLED := 0
+
+.PHONY: quickstart test clean
+
+quickstart: .venv/installed
+	$(BIN)/fedrec run experiments/quickstart.toml
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,40 @@
+"""Evaluation: exact lists, metrics that say what they are, intervals and paired tests, and the protocol over them."""
+
+from fedrec.evaluation.fairness import Groups, user_groups
+from fedrec.evaluation.metrics import METRICS, Metric, MetricRow, metric_of
+from fedrec.evaluation.protocol import Evaluation, EvaluationConfig, evaluate, make_validator
+from fedrec.evaluation.statistics import (
+    Comparison,
+    Interval,
+    bootstrap_interval,
+    bootstrap_intervals,
+    compare,
+    holm,
+    wilcoxon,
+)
+from fedrec.evaluation.topk import Csr, Scorer, TopK, tie_hash, top_k
+
+__all__ = [
+    "METRICS",
+    "Comparison",
+    "Csr",
+    "Evaluation",
+    "EvaluationConfig",
+    "Groups",
+    "Interval",
+    "Metric",
+    "MetricRow",
+    "Scorer",
+    "TopK",
+    "bootstrap_interval",
+    "bootstrap_intervals",
+    "compare",
+    "evaluate",
+    "holm",
+    "make_validator",
+    "metric_of",
+    "tie_hash",
+    "top_k",
+    "user_groups",
+    "wilcoxon",
+]

@@ -1,0 +1,132 @@
+"""The table of metrics: what each one is, where it lies, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedrec.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, as it is listed and as a report reads it.
+
+    Attributes:
+        name: as it stands in results, before "@k" or, for functions of a user-level metric, behind it.
+        formula: with h_r the hit at rank r, H hits, T relevant items, x_i the lists that show item i, m_g group means.
+        range: the values that it can take.
+        orientation: "+" larger is better, "-" smaller is better, "·" descriptive.
+        source: whose definition it is.
+        level: "user": one value a user, averaged; "list": one value for all lists together; "group": a function of a
+            user-level metric's values, named e.g. "ndcg@10-gap".
+    """
+
+    name: str
+    formula: str
+    range: str
+    orientation: Literal["+", "-", "·"]
+    source: str
+    level: Literal["user", "list", "group"]
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of results.
+
+    Attributes:
+        metric: e.g. "ndcg@10", "coverage@10", "ndcg@10-gap", "users".
+        group: "" for everyone, "gender=F" for one group, "gender" for what lies between its groups, "cold-users".
+        value: a finite number.
+    """
+
+    metric: str
+    group: str
+    value: float
+
+
+_ALL = (
+    Metric("precision", "H / k", "[0, 1]", "+", "trec_eval P", "user"),
+    Metric("recall", "H / T", "[0, 1]", "+", "trec_eval recall", "user"),
+    Metric("hit-rate", "1[H > 0]", "0 or 1", "+", "trec_eval success", "user"),
+    Metric("f1", "2H / (k + T)", "[0, 1]", "+", "PyG LinkPredF1", "user"),
+    Metric(
+        "ndcg",
+        "Σ_r h_r / log2(r+1), over that of an ideal list of min(k, T)",
+        "[0, 1]",
+        "+",
+        "Järvelin and Kekäläinen 2002; trec_eval ndcg_cut",
+        "user",
+    ),
+    Metric("mrr", "max_r h_r / r", "[0, 1]", "+", "trec_eval recip_rank", "user"),
+    Metric("map", "Σ_r h_r (Σ_{s≤r} h_s / r) / min(k, T)", "[0, 1]", "+", "PyG LinkPredMAP", "user"),
+    Metric(
+        "novelty",
+        "mean over the list of −log2(share of training interactions)",
+        "[0, log2 interactions] bits",
+        "+",
+        "Vargas and Castells 2011, free discovery",
+        "user",
+    ),
+    Metric(
+        "intra-list-diversity",
+        "1 − mean over pairs of cos(categories); 0 without a pair",
+        "[0, 1]",
+        "+",
+        "Smyth and McClave 2001; Ziegler et al. 2005",
+        "user",
+    ),
+    Metric("coverage", "|{i : x_i > 0}| / items", "[0, 1]", "+", "PyG LinkPredCoverage", "list"),
+    Metric("gini", "Σ_j (2j − n − 1) x_(j) / (n Σ x), 0 = equal", "[0, 1)", "-", "RecBole GiniIndex", "list"),
+    Metric(
+        "entropy",
+        "−Σ_i p_i log2 p_i, p = x / Σ x",
+        "[0, log2 items] bits",
+        "+",
+        "Shannon 1948; whole catalogue",
+        "list",
+    ),
+    Metric(
+        "personalization",
+        "1 − mean over pairs of users of |A ∩ B| / √(|A| |B|)",
+        "[0, 1]",
+        "+",
+        "PyG LinkPredPersonalization",
+        "list",
+    ),
+    Metric(
+        "popularity-lift",
+        "mean popularity of lists / that of their users' histories",
+        "(0, ∞), 1 = neither",
+        "·",
+        "Abdollahpouri et al. 2019, plus 1",
+        "list",
+    ),
+    Metric("gap", "max_g m_g − min_g m_g, groups of 20 users or more", "[0, 1]", "-", "Ekstrand et al. 2018", "group"),
+    Metric("worst-group", "min_g m_g, groups of 20 users or more", "[0, 1]", "+", "Rawls 1971", "group"),
+    Metric("ratio", "min_g m_g / max_g m_g, groups of 20 users or more", "[0, 1]", "+", "four-fifths rule", "group"),
+    Metric(
+        "coefficient-of-variation", "deviation over users / mean", "[0, √(users − 1)]", "-", "Pearson 1896", "group"
+    ),
+    Metric("worst-decile", "mean of the ⌈users/10⌉ smallest values", "[0, 1]", "+", "Li et al. 2020 (q-FFL)", "group"),
+    Metric("users", "users with a test item in the row's group", "1, 2, ...", "·", "count", "list"),
+    Metric("interactions", "test interactions of the row's group", "1, 2, ...", "·", "count", "list"),
+)
+
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+"""Every metric by name."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of a result's name: "ndcg@10" is ndcg, "ndcg@10-gap" is gap.
+
+    Raises:
+        ConfigError: if there is no such metric.
+    """
+    plain, _, rest = name.partition("@")
+    _, dash, summary = rest.partition("-")
+    found = METRICS.get(summary if dash else plain)
+    if found is None:
+        raise ConfigError(f"unknown metric '{name}'; {did_you_mean(summary if dash else plain, METRICS)}")
+    return found

@@ -1,0 +1,284 @@
+"""The protocol: validation while training, and one test at the end.
+
+Full ranking: every item outside a user's training items (and, for test, outside the validation items) is a candidate.
+The overall mean is over *warm* users: those with a training item and a held-out one. Users without any training item
+are a segment of their own, "cold-users", and enter no mean but its: what a model does for someone it has never seen
+is another question, and their share is a property of the split. A held-out item that nobody trained on stays a relevant
+item of the warm user it belongs to, since dropping the hard items would flatter every arm; the segment "cold-items"
+repeats the accuracy with those items alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from fedrec.components import Config
+from fedrec.data.interactions import Interactions, Split
+from fedrec.errors import ConfigError, DataError, did_you_mean
+from fedrec.evaluation import diversity
+from fedrec.evaluation.accuracy import ACCURACY, accuracy_at
+from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, OVER_USERS, Groups, group_means, user_groups
+from fedrec.evaluation.metrics import MetricRow
+from fedrec.evaluation.topk import Csr, Scorer, TopK, top_k
+from fedrec.streams import Streams
+
+
+class EvaluationConfig(Config):
+    """What is measured.
+
+    Attributes:
+        k: lengths of the list.
+        metric: accuracy metric and length, "name@k": what validation selects by and what a report shows first.
+        groups: user columns to compare groups by; "auto" is gender, age (in bands) where known, and activity (tercile
+            of the number of training interactions).
+        categories: item column of intra-list diversity, values joined by "|"; "auto" is `genres` where there is one.
+        bootstrap: resamples of an interval.
+    """
+
+    k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 10, 20)
+    metric: str = "ndcg@10"
+    groups: tuple[str, ...] | Literal["auto"] = "auto"
+    categories: str | None = "auto"
+    bootstrap: int = Field(1000, ge=100)
+
+    @field_validator("k")
+    @classmethod
+    def _distinct(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if not k or len(set(k)) < len(k):
+            raise ValueError("give at least one length of the list, and each once")
+        return k
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str, info: ValidationInfo) -> str:
+        name, _, k = metric.partition("@")
+        if name not in ACCURACY:
+            raise ValueError(f"unknown accuracy metric '{name}'; {did_you_mean(name, ACCURACY)}")
+        lengths = info.data.get("k", ())
+        if lengths and k not in map(str, lengths):
+            raise ValueError(f"its k must be one of {', '.join(map(str, lengths))}, as in '{name}@{lengths[-1]}'")
+        return metric
+
+    def require_catalogue(self, n_items: int) -> None:
+        """Raise a ConfigError if a list would be longer than the catalogue; worth asking before training."""
+        if max(self.k) > n_items:
+            raise ConfigError(f"evaluation.k: k = {max(self.k)} exceeds the catalogue of {n_items} items; lower it")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a test found.
+
+    Attributes:
+        lists: the top max(k) of every user with a test item, cold ones included.
+        users: [n] int64, the warm users among them: those that overall values are means of.
+        per_user: by metric ("ndcg@10", "novelty@10"), [n] float64 values of `users`.
+        rows: every number, in a fixed order.
+    """
+
+    lists: TopK
+    users: Tensor
+    per_user: Mapping[str, Tensor]
+    rows: tuple[MetricRow, ...]
+
+    def value(self, metric: str, group: str = "") -> float:
+        """The value of one row.
+
+        Raises:
+            ConfigError: if there is no such row.
+        """
+        values = {row.metric: row.value for row in self.rows if row.group == group}
+        if metric not in values:
+            where = f"group '{group}'" if group else "the overall values"
+            raise ConfigError(f"no metric '{metric}' among {where}; {did_you_mean(metric, values)}")
+        return values[metric]
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldOut:
+    """Held-out items, and how they are ranked; nothing else of the split.
+
+    Attributes:
+        users: [n] codes of users with a held-out item, ascending.
+        warm: [n] bool, whether they have a training item.
+        relevant: the held-out items.
+        known: items that are no candidates.
+    """
+
+    users: Tensor
+    warm: Tensor
+    relevant: Csr
+    known: tuple[Csr, ...]
+    user_keys: Tensor
+    item_keys: Tensor
+    ties: Streams
+
+    @classmethod
+    def of(cls, part: Interactions, train: Interactions, known: Sequence[Interactions], seed: int) -> _HeldOut:
+        users = torch.from_numpy(part.user_degrees).nonzero().squeeze(1)
+        warm = torch.from_numpy(train.user_degrees)[users] > 0
+        if not warm.any():
+            raise DataError("no user has both a training item and a held-out item; split so that histories remain")
+        csrs = tuple(other.csr for other in known)
+        return cls(users, warm, part.csr, csrs, part.users.keys, part.items.keys, Streams(seed))
+
+    def rank(self, score: Scorer, users: Tensor, k: int) -> TopK:
+        return top_k(
+            score,
+            users,
+            k,
+            exclude=self.known,
+            user_keys=self.user_keys,
+            item_keys=self.item_keys,
+            ties=self.ties,
+        )
+
+
+def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Callable[[Scorer], float] | None:
+    """A function from a scorer to the mean of `config.metric` on the validation part, over warm users.
+
+    Test items are candidates like any others: the function does not hold the test part.
+
+    Returns:
+        None if nothing is held out for validation.
+
+    Raises:
+        ConfigError: if k exceeds the catalogue.
+        DataError: if every user with a validation item is cold.
+    """
+    config.require_catalogue(split.train.n_items)
+    if not len(split.valid):
+        return None
+    held_out = _HeldOut.of(split.valid, split.train, (split.train,), seed)
+    users = held_out.users[held_out.warm]
+    relevant = _degrees(held_out.relevant)[users]
+    name, _, k = config.metric.partition("@")
+
+    def validate(score: Scorer) -> float:
+        lists = held_out.rank(score, users, int(k))
+        return float(ACCURACY[name](lists.hits(held_out.relevant), relevant).mean())
+
+    return validate
+
+
+def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -> Evaluation:
+    """Rank the whole catalogue for every user with a test item, and measure accuracy, diversity and fairness.
+
+    Coverage and the other list-level metrics are over the lists of warm users, as every overall value is.
+
+    Args:
+        score: the fitted model's scores.
+        split: candidates leave out `train` and `valid`; `test` is what is relevant.
+        config: what is measured.
+        seed: of the run; it orders ties.
+
+    Raises:
+        ConfigError: if k exceeds the catalogue, or a column does not exist.
+        DataError: if no warm user has a test item.
+        ModelError: if a score is not finite or the scores have the wrong shape.
+    """
+    config.require_catalogue(split.train.n_items)
+    test = _HeldOut.of(split.test, split.train, (split.train, split.valid), seed)
+    groups = user_groups(split.train, None if config.groups == "auto" else config.groups)
+    categories = _categories(split.train, config.categories)
+
+    lists = test.rank(score, test.users, max(config.k))
+    hits, relevant = lists.hits(test.relevant), _degrees(test.relevant)[test.users]
+    users, items, warm = test.users[test.warm], lists.items[test.warm], test.warm
+    accuracy = accuracy_at(hits[warm], relevant[warm], config.k)
+    popularity = torch.from_numpy(split.train.item_degrees)
+    per_user = accuracy | _per_list(items, popularity, categories, config.k)
+    rows = [
+        *_counts("", relevant[warm]),
+        *_means("", per_user),
+        *_all_lists(items, popularity, _mean_popularity(split.train, popularity)[users], config.k),
+        *(
+            MetricRow(f"{metric}-{name}", "", of(v))
+            for metric, v in accuracy.items()
+            for name, of in OVER_USERS.items()
+        ),
+    ]
+    for grouping in groups:
+        rows += _by_group(accuracy, grouping, users)
+    rows += _segment("cold-users", hits[~warm], relevant[~warm], config.k)
+    cold = split.test.take(split.train.item_degrees[split.test.item] == 0).csr
+    cold_relevant = _degrees(cold)[test.users]
+    has = cold_relevant > 0
+    rows += _segment("cold-items", lists.hits(cold)[has], cold_relevant[has], config.k)
+    return Evaluation(lists, users, per_user, tuple(rows))
+
+
+def _degrees(csr: Csr) -> Tensor:
+    return csr[0].diff()
+
+
+def _categories(train: Interactions, column: str | None) -> Tensor | None:
+    table = train.item_attributes
+    if column is None or (column == "auto" and "genres" not in table.columns):
+        return None
+    name = "genres" if column == "auto" else column
+    if name not in table.columns:
+        options = ["auto", *map(str, table.columns)]
+        raise ConfigError(f"evaluation.categories: no item column '{name}'; {did_you_mean(name, options)}")
+    return diversity.category_matrix(table[name])
+
+
+def _mean_popularity(train: Interactions, popularity: Tensor) -> Tensor:
+    """[n_users] mean popularity of each user's training items; NaN without any."""
+    indptr, items = train.csr
+    total = torch.cat([torch.zeros(1, dtype=torch.int64), popularity[items].cumsum(dim=0)])
+    return total[indptr].diff() / indptr.diff()
+
+
+def _per_list(items: Tensor, popularity: Tensor, categories: Tensor | None, ks: Sequence[int]) -> dict[str, Tensor]:
+    values = {f"novelty@{k}": diversity.novelty(items[:, :k], popularity) for k in ks}
+    if categories is not None:
+        values |= {f"intra-list-diversity@{k}": diversity.intra_list_diversity(items[:, :k], categories) for k in ks}
+    return values
+
+
+def _all_lists(items: Tensor, popularity: Tensor, history: Tensor, ks: Sequence[int]) -> Iterator[MetricRow]:
+    shown = {k: diversity.exposure(items[:, :k], len(popularity)) for k in ks}
+    for name, of in (("coverage", diversity.coverage), ("gini", diversity.gini), ("entropy", diversity.entropy)):
+        yield from (MetricRow(f"{name}@{k}", "", of(shown[k])) for k in ks)
+    if len(items) > 1:
+        yield from (MetricRow(f"personalization@{k}", "", diversity.personalization(items[:, :k])) for k in ks)
+    for k in ks:
+        yield MetricRow(f"popularity-lift@{k}", "", diversity.popularity_lift(items[:, :k], popularity, history))
+
+
+def _counts(group: str, relevant: Tensor) -> Iterator[MetricRow]:
+    yield MetricRow("users", group, float(len(relevant)))
+    yield MetricRow("interactions", group, float(relevant.sum()))
+
+
+def _means(group: str, values: Mapping[str, Tensor]) -> Iterator[MetricRow]:
+    return (MetricRow(metric, group, float(value.mean())) for metric, value in values.items())
+
+
+def _by_group(values: Mapping[str, Tensor], grouping: Groups, users: Tensor) -> Iterator[MetricRow]:
+    """Means of the groups that occur, and what lies between those with enough users."""
+    codes, labels = grouping.codes[users], grouping.labels
+    sizes = torch.bincount(codes[codes >= 0], minlength=len(labels))
+    present = sizes.nonzero().squeeze(1).tolist()
+    yield from (MetricRow("users", f"{grouping.name}={labels[g]}", float(sizes[g])) for g in present)
+    for metric, value in values.items():
+        means, _ = group_means(value, codes, len(labels))
+        yield from (MetricRow(metric, f"{grouping.name}={labels[g]}", float(means[g])) for g in present)
+        compared = means[sizes >= MIN_GROUP]
+        if len(compared) > 1:
+            yield from (
+                MetricRow(f"{metric}-{name}", grouping.name, of(compared)) for name, of in BETWEEN_GROUPS.items()
+            )
+
+
+def _segment(name: str, hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> Iterator[MetricRow]:
+    if len(relevant):
+        yield from _counts(name, relevant)
+        yield from _means(name, accuracy_at(hits, relevant, ks))

@@ -1,0 +1,167 @@
+"""How sure the numbers are: intervals over users, and paired tests between two arms.
+
+What is resampled is always *users*, never interactions and never seeds. With several seeds every user's values are
+averaged over the seeds first, because the values of one user under three seeds are three looks at the same person:
+seeds × users rows, taken as independent, would make intervals narrower by up to √seeds without a single user more. The
+interval thus speaks of the population of users, for the seeds that were run; the scatter between seeds is shown
+beside it as the value of each seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import scipy.stats
+import torch
+from torch import Tensor
+
+from fedrec.errors import DataError
+
+_DRAWS_PER_CHUNK = 1 << 22  # draws held at a time: 32 MB of int64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over users and the interval around it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arm a against arm b, on the same users.
+
+    Attributes:
+        difference: mean of a − b with its bootstrap interval.
+        p_bootstrap: two-sided p-value of the paired bootstrap test.
+        p_wilcoxon: two-sided p-value of Wilcoxon's signed-rank test.
+    """
+
+    difference: Interval
+    p_bootstrap: float
+    p_wilcoxon: float
+
+
+def over_seeds(values: Tensor) -> Tensor:
+    """Each user's mean over seeds: [seeds, users] or [users] -> [users] float64.
+
+    Raises:
+        DataError: if there is no user, or a value is not finite.
+    """
+    per_user = values.double().mean(dim=0) if values.dim() == 2 else values.double()
+    if not len(per_user) or not torch.isfinite(per_user).all():
+        raise DataError("statistics need at least one user and finite values; leave users without a value out")
+    return per_user
+
+
+def bootstrap_means(values: Tensor, generator: torch.Generator, samples: int) -> Tensor:
+    """Means over users drawn with replacement, as many as there are; one draw serves all metrics.
+
+    Args:
+        values: [metrics, users].
+        generator: the source of the draws, from `Streams.generator`.
+        samples: number of resamples.
+
+    Returns:
+        [metrics, samples] float64.
+    """
+    n = values.shape[1]
+    step = max(1, _DRAWS_PER_CHUNK // n)
+    means = []
+    for start in range(0, samples, step):
+        size = min(step, samples - start)
+        drawn = torch.randint(n, (size, n), generator=generator) + n * torch.arange(size).unsqueeze(1)
+        times = torch.bincount(drawn.flatten(), minlength=size * n).view(size, n)
+        means.append(values.double() @ times.double().T / n)
+    return torch.cat(means, dim=1)
+
+
+def bootstrap_intervals(
+    values: Mapping[str, Tensor], generator: torch.Generator, *, samples: int = 1000, level: float = 0.95
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals of means over users (Efron 1979), with the same resamples for every metric.
+
+    Args:
+        values: by metric, [users] or [seeds, users] values of the same users.
+        generator: the source of the draws, from `Streams.generator`.
+        samples: number of resamples.
+        level: share of intervals that are meant to cover the mean of the population.
+    """
+    per_user = torch.stack([over_seeds(value) for value in values.values()])
+    means = bootstrap_means(per_user, generator, samples)
+    low, high = _percentiles(means, level)
+    return {
+        name: Interval(float(per_user[row].mean()), float(low[row]), float(high[row]))
+        for row, name in enumerate(values)
+    }
+
+
+def bootstrap_interval(
+    values: Tensor, generator: torch.Generator, *, samples: int = 1000, level: float = 0.95
+) -> Interval:
+    """`bootstrap_intervals` for one metric: [users] or [seeds, users]."""
+    return bootstrap_intervals({"": values}, generator, samples=samples, level=level)[""]
+
+
+def compare(
+    a: Tensor, b: Tensor, generator: torch.Generator, *, samples: int = 10_000, level: float = 0.95
+) -> Comparison:
+    """Paired tests of arm a against arm b, on the per-user differences of their means over seeds.
+
+    The bootstrap test resamples users' differences d and shifts them to a mean of zero: p is the share of resampled
+    means m* with |m* − m| >= |m|, counting the data as one resample, so that p is never 0 (Efron and Tibshirani 1993,
+    chapter 16; Smucker, Allan and Carterette 2007). Wilcoxon's test ranks |d| and leaves out users with d = 0.
+
+    Args:
+        a, b: [users] or [seeds, users] values of the same users in the same order; the numbers of seeds may differ.
+        generator: the source of the draws, from `Streams.generator`.
+        samples: number of resamples; p cannot fall below 1 / (samples + 1).
+        level: of the interval of the difference.
+
+    Raises:
+        DataError: if the arms were evaluated on different numbers of users.
+    """
+    if a.shape[-1] != b.shape[-1]:
+        raise DataError(f"paired tests need the same users: {a.shape[-1]} and {b.shape[-1]}; evaluate on one split")
+    d = over_seeds(a) - over_seeds(b)
+    mean = d.mean()
+    means = bootstrap_means(d.unsqueeze(0), generator, samples)
+    low, high = _percentiles(means, level)
+    as_far = int(((means - mean).abs() >= mean.abs()).sum())
+    return Comparison(Interval(float(mean), float(low), float(high)), (1 + as_far) / (samples + 1), wilcoxon(d))
+
+
+def wilcoxon(differences: Tensor) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test that differences are symmetric about 0.
+
+    Zeros are left out (Wilcoxon 1945); with no difference at all p is 1. Exact up to 50 users without ties, otherwise
+    the normal approximation, as SciPy chooses.
+
+    Args:
+        differences: [users] one difference a user.
+    """
+    nonzero = differences[differences != 0]
+    return float(scipy.stats.wilcoxon(nonzero.numpy()).pvalue) if len(nonzero) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for testing several hypotheses at once (Holm 1979), in the order given.
+
+    The j-th smallest of m becomes the running maximum of (m − j + 1) p_(j), at most 1. Rejecting where the result is
+    below α keeps the chance of any false rejection below α, however the tests depend on each other.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for done, position in enumerate(sorted(range(len(p_values)), key=lambda j: p_values[j])):
+        largest = max(largest, min(1.0, (len(p_values) - done) * p_values[position]))
+        adjusted[position] = largest
+    return adjusted
+
+
+def _percentiles(means: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    tail = (1.0 - level) / 2.0
+    low, high = torch.quantile(means, torch.tensor([tail, 1.0 - tail], dtype=torch.float64), dim=1)
+    return low, high

@@ -1,0 +1,24 @@
+"""Experiments: what was asked, doing it, and the directory that everything shown is made from."""
+
+from fedrec.experiment.config import ArmConfig, ExperimentConfig, MethodConfig, method_class, methods, read_config
+from fedrec.experiment.runner import Progress, Step, build_arm, default_folder, resume, run
+from fedrec.experiment.store import ArmDirectory, FileCheckpoints, Result, RunDirectory
+
+__all__ = [
+    "ArmConfig",
+    "ArmDirectory",
+    "ExperimentConfig",
+    "FileCheckpoints",
+    "MethodConfig",
+    "Progress",
+    "Result",
+    "RunDirectory",
+    "Step",
+    "build_arm",
+    "default_folder",
+    "method_class",
+    "methods",
+    "read_config",
+    "resume",
+    "run",
+]

@@ -1,0 +1,280 @@
+"""What was asked: an experiment as a TOML file, and the overrides of `--set`.
+
+An experiment has one data section, one split, and several arms evaluated on the very same split, seeds and candidates,
+so that their differences are paired. Every section is the configuration model of the component it configures; an error
+names the place by the names of the arms (`arms.federated.method.dim`), not by their positions.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import tomli_w
+
+from fedrec.components import Config, build_config
+from fedrec.data import DataConfig
+from fedrec.errors import ConfigError, did_you_mean
+from fedrec.evaluation import EvaluationConfig
+from fedrec.federated import METHODS, EngineConfig, ParticipationConfig, PopulationConfig
+from fedrec.privacy import PrivacyConfig
+from fedrec.recommenders import RECOMMENDERS
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError("a name becomes a folder; use up to 64 letters, digits, '-' and '_', a letter or digit first")
+    return name
+
+
+Name = Annotated[str, pydantic.AfterValidator(_folder_name)]
+
+
+def methods() -> list[str]:
+    """The kinds of every method that an arm can have, central ones and federated ones."""
+    return sorted([*RECOMMENDERS, *METHODS])
+
+
+def method_class(kind: str) -> type[Any]:
+    """The class of a method kind, or of "module:Class".
+
+    Raises:
+        ConfigError: if there is none; it names the nearest kind.
+    """
+    if kind in METHODS:
+        return METHODS[kind]
+    if kind in RECOMMENDERS or ":" in kind:
+        return RECOMMENDERS[kind]
+    raise ConfigError(f"unknown method kind '{kind}'; {did_you_mean(kind, methods())}")
+
+
+class MethodConfig(Config):
+    """The method of an arm: `{ kind = "lightgcn", dim = 64 }`.
+
+    Attributes:
+        kind: the method's name, or "module:Class" for a method of one's own.
+        settings: the configuration of that method's class, every default filled in.
+    """
+
+    kind: str
+    settings: pydantic.SerializeAsAny[Config]
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], place: str) -> MethodConfig:
+        """The method that a table of a file describes.
+
+        Raises:
+            ConfigError: if the kind or a setting is wrong.
+        """
+        settings = dict(table)
+        kind = settings.pop("kind", None)
+        if not isinstance(kind, str):
+            raise ConfigError(f"{place}.kind: missing or not a string; choose one of: {', '.join(methods())}")
+        try:
+            config_class = method_class(kind).config_class
+        except ConfigError as error:
+            raise ConfigError(f"{place}.kind = '{kind}': {error}") from error
+        return cls(kind=kind, settings=build_config(config_class, settings, place))
+
+    @property
+    def federated(self) -> bool:
+        """Whether the method is a computation over a population of users; a central one has its own `fit`."""
+        return not hasattr(method_class(self.kind), "fit")
+
+    @pydantic.model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.settings.model_dump(mode="json")}
+
+
+def _default(model: type[Config]) -> Any:
+    """A section that a federated arm always has, with its defaults, and that a central one never has."""
+    return pydantic.Field(default_factory=lambda fields: model() if fields["method"].federated else None)
+
+
+class ArmConfig(Config):
+    """One way to make recommendations, compared with the other arms.
+
+    Attributes:
+        name: of the arm, in every table, figure and folder.
+        method: what is fitted.
+        population: who holds the data; federated methods only.
+        participation: who answers in a round; federated methods only.
+        privacy: the guarantee that the arm must reach; None is no guarantee.
+    """
+
+    name: Name
+    method: MethodConfig
+    population: PopulationConfig | None = _default(PopulationConfig)
+    participation: ParticipationConfig | None = _default(ParticipationConfig)
+    privacy: PrivacyConfig | None = None
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], place: str) -> ArmConfig:
+        """The arm that a table of a file describes.
+
+        Raises:
+            ConfigError: if a section is wrong, or a central method has a section that only a federation has.
+        """
+        sections: dict[str, type[Config]] = {
+            "population": PopulationConfig,
+            "participation": ParticipationConfig,
+            "privacy": PrivacyConfig,
+        }
+        arm = dict(table)
+        for name in ("method", *sections):
+            if name in arm and not isinstance(arm[name], Mapping):
+                raise ConfigError(f"{place}.{name} = {arm[name]!r}: must be a table, such as {name} = {{ ... }}")
+        if "method" in arm:
+            arm["method"] = method = MethodConfig.read(arm["method"], f"{place}.method")
+            for name in sections.keys() & arm.keys():
+                if not method.federated:
+                    raise ConfigError(
+                        f"{place}.{name}: method '{method.kind}' is trained centrally and has no {name}; "
+                        f"remove the section or choose a federated method: {', '.join(METHODS)}"
+                    )
+        for name, model in sections.items():
+            if name in arm:
+                arm[name] = build_config(model, arm[name], f"{place}.{name}")
+        return build_config(cls, arm, place)  # type: ignore[return-value]
+
+
+class ExperimentConfig(Config):
+    """An experiment: what `fedrec run` is given.
+
+    Attributes:
+        name: of the experiment; names its folder.
+        seeds: each arm is fitted once a seed.
+        data: what is read, cleaned and split. A relative path starts at the working directory.
+        evaluation: how the arms are compared.
+        arms: what is compared.
+        engine: what the federated arms run on.
+    """
+
+    name: Name
+    seeds: tuple[Annotated[int, pydantic.Field(ge=0)], ...]
+    data: DataConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    arms: tuple[ArmConfig, ...]
+    engine: EngineConfig = EngineConfig()
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> ExperimentConfig:
+        """The experiment that a document (a parsed TOML file) describes.
+
+        Raises:
+            ConfigError: on the first thing that is wrong.
+        """
+        tables = dict(document)
+        arms = tables.get("arms")
+        if isinstance(arms, Sequence) and all(isinstance(arm, Mapping) for arm in arms):
+            tables["arms"] = tuple(ArmConfig.read(arm, f"arms.{arm.get('name', n)}") for n, arm in enumerate(arms))
+        return build_config(cls, tables, "")  # type: ignore[return-value]
+
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if not seeds:
+            raise ValueError("an experiment needs at least one seed, such as seeds = [0]")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed occurs twice; give each once")
+        return seeds
+
+    @pydantic.field_validator("arms")
+    @classmethod
+    def _arms(cls, arms: tuple[ArmConfig, ...]) -> tuple[ArmConfig, ...]:
+        if not arms:
+            raise ConfigError("arms = []: an experiment needs at least one [[arms]]")
+        seen: dict[str, str] = {}
+        for arm in arms:
+            folded = arm.name.casefold()  # a name becomes a folder, and some file systems do not tell a from A
+            if folded in seen:
+                raise ConfigError(f"arms: two arms are named '{seen[folded]}' and '{arm.name}'; rename one")
+            seen[folded] = arm.name
+        return arms
+
+    def to_toml(self) -> str:
+        """The effective configuration, every default written out; `read_config` gives back an equal one.
+
+        Raises:
+            ConfigError: if TOML cannot say it: where a default is set to None, which is no TOML value.
+        """
+        text = tomli_w.dumps(_sayable(self.model_dump(mode="json")))
+        if ExperimentConfig.read(tomllib.loads(text)) != self:
+            raise ConfigError(f"experiment '{self.name}': a setting is None, which TOML cannot say; give it a value")
+        return text
+
+
+def _sayable(value: Any) -> Any:
+    """A dumped model without None, which TOML has no word for, and without tables that are empty then."""
+    if isinstance(value, list):
+        return [_sayable(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    said = {key: _sayable(entry) for key, entry in value.items()}
+    return {key: entry for key, entry in said.items() if entry is not None and entry != {}}
+
+
+def read_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read an experiment from a TOML file.
+
+    Args:
+        path: the file.
+        overrides: "dotted.key=value" each, arms by name: "arms.federated.method.rounds=20". A value is read as TOML,
+            and as plain text where it is none.
+
+    Raises:
+        ConfigError: if the file is missing or is no TOML, or something in it is wrong.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; check the path") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder; give the path of a .toml file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file (byte {error.start}); give a TOML file in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}; correct that line") from None
+    for override in overrides:
+        _override(document, override)
+    try:
+        return ExperimentConfig.read(document)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    """Set one value of a parsed document."""
+    dotted, equals, text = override.partition("=")
+    *tables, key = dotted.strip().split(".")
+    if not equals or not all((*tables, key)):
+        raise ConfigError(f"--set {override}: write it as dotted.key=value, such as arms.central.method.dim=32")
+    table: Any = document
+    for name in tables:
+        table = _enter(table, name, override)
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override}: {'.'.join(tables)} has no keys of its own; shorten the key")
+    table[key] = _value(text.strip())
+
+
+def _enter(table: Any, name: str, override: str) -> Any:
+    """The table of that name within a table, made if it is new, or the arm of that name in the list of arms."""
+    if isinstance(table, dict):
+        return table.setdefault(name, {})
+    if isinstance(table, list):
+        arms = {str(arm["name"]): arm for arm in table if isinstance(arm, dict) and "name" in arm}
+        if name in arms:
+            return arms[name]
+        raise ConfigError(f"--set {override}: there is no arm '{name}'; {did_you_mean(name, arms)}")
+    raise ConfigError(f"--set {override}: there is no table to hold '{name}'; shorten the key")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,136 @@
+"""How a run came about: software, machine, data, seeds and randomness."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedrec
+from fedrec.data import Interactions, LoadedData, Split
+from fedrec.errors import RunError
+from fedrec.experiment.config import ExperimentConfig
+
+_PACKAGES = ("torch", "torch-geometric", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "flwr", "opacus")
+
+
+def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]:
+    """The manifest of a run that begins now."""
+    parts = _parts(data.split)
+    return {
+        "experiment": config.name,
+        "finished": False,
+        "started_at": now(),
+        "resumed_at": [],
+        "finished_at": None,
+        "versions": versions(),
+        "git": git_revision(),
+        "machine": machine(),
+        "config_sha256": sha256(config.to_toml().encode()).hexdigest(),
+        "data": {
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "users": data.split.train.n_users,
+            "items": data.split.train.n_items,
+            "interactions": {name: len(part) for name, part in parts.items()},
+            "cleaning": [str(step) for step in data.report.steps],
+        },
+        # A random split is drawn from one seed for all, so that arms and seeds meet the same users and items.
+        "split": {
+            "seed": config.seeds[0],
+            "notes": list(data.split.notes),
+            "fingerprint": fingerprint(data.split),
+        },
+        "seeds": list(config.seeds),
+        "randomness": config.engine.randomness,
+    }
+
+
+def require_unchanged(manifest: dict[str, Any], folder: Path, config_text: str, data: LoadedData) -> None:
+    """Make sure that what is resumed is what began.
+
+    Raises:
+        RunError: if the configuration or the data changed in between.
+    """
+    if manifest["config_sha256"] != sha256(config_text.encode()).hexdigest():
+        raise RunError(f"{folder / 'config.toml'}: changed since the run began; undo that, or start a new run")
+    began, found = manifest["split"]["fingerprint"], fingerprint(data.split)
+    if began != found:
+        raise RunError(
+            f"{folder}: the data changed since the run began (fingerprint {began[:12]}, now {found[:12]}); "
+            "put the old data back, or start a new run"
+        )
+
+
+def fingerprint(split: Split) -> str:
+    """SHA-256 of what arms are given: the interactions of all three parts and the attributes, by original ids."""
+    digest = sha256()
+    for part in _parts(split).values():
+        digest.update(part.fingerprint.encode())
+    for vocabulary, table in (
+        (split.train.users, split.train.user_attributes),
+        (split.train.items, split.train.item_attributes),
+    ):
+        digest.update("\n".join(vocabulary.ids).encode())
+        digest.update(table.to_csv(index=False).encode())
+    return digest.hexdigest()
+
+
+def _parts(split: Split) -> dict[str, Interactions]:
+    return {"train": split.train, "valid": split.valid, "test": split.test}
+
+
+def now() -> str:
+    """The present time, in UTC, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of fedrec, of Python, and of what the numbers depend on."""
+    found = {"fedrec": fedrec.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # flwr and opacus are not needed by every arm
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the run was computed on; sums of floats may round differently elsewhere."""
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The revision of the repository around the working directory, and whether files differ from it; or None."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        changed = bool(_git("status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision, "changed": changed}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held, in megabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes, Linux kilobytes

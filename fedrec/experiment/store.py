@@ -1,0 +1,258 @@
+"""The run directory: everything a run leaves behind, and how it survives being killed.
+
+Each file is written beside its place and moved there, so that it is either whole or absent. What an arm did with a seed
+is kept in its own folder, `result.json` last: a folder without it is work to be done again from its checkpoint. The
+tables of the whole run are made from those folders alone, so an interrupted run ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from fedrec.data import Interactions, Split
+from fedrec.errors import RunError
+from fedrec.experiment.config import ExperimentConfig, read_config
+from fedrec.recommenders.recommender import Disclosure, Tensors
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that, whatever happens, the path holds all of the new content or what it held before."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the move itself must reach the disk too
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: object) -> None:
+    """`write_atomically` for JSON that a person may read."""
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """`write_atomically` for a table."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_tensors(path: Path, tensors: Tensors, facts: Mapping[str, str] | None = None) -> None:
+    """`write_atomically` for tensors in the safetensors format, with facts in its header."""
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}  # it refuses views
+    write_atomically(path, safetensors.torch.save(own, dict(facts or {})))
+
+
+class FileCheckpoints:
+    """Checkpoints of one arm and seed in a file, with the seconds that went into them.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = 0.0  # seconds of the sessions before this one
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, in this session and in those that led to its checkpoint."""
+        return self._before + time.monotonic() - self._start
+
+    def load(self) -> tuple[dict[str, Tensor], Mapping[str, object]] | None:
+        """The last saved tensors and facts, or None.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safetensors.safe_open(self.path, framework="pt") as file:
+                header = json.loads(file.metadata()["checkpoint"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise RunError(f"{self.path}: damaged checkpoint ({error}); delete the file, then resume") from error
+        self._before = header["seconds"]
+        return tensors, header["facts"]
+
+    def save(self, tensors: Tensors, facts: Mapping[str, object]) -> None:
+        """Replace the checkpoint, atomically."""
+        header = json.dumps({"seconds": self.seconds, "facts": dict(facts)}, allow_nan=False)
+        write_tensors(self.path, tensors, {"checkpoint": header})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one arm with one seed came to, beside its model, its lists and its per-user metrics.
+
+    Attributes:
+        metrics: rows (split, metric, group, value).
+        history: rows (round, name, value, disclosure).
+        guarantee: of differential privacy, or None.
+        communication: rounds and megabytes a user, or None for a central method.
+        seconds: of fitting, over all sessions.
+    """
+
+    metrics: Sequence[tuple[str, str, str, float]]
+    history: Sequence[tuple[int, str, float, Disclosure]]
+    guarantee: Mapping[str, Any] | None
+    communication: Mapping[str, float] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ArmDirectory:
+    """The folder of one arm and seed."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result is there; it is written last."""
+        return (self.path / "result.json").exists()
+
+    def checkpoints(self) -> FileCheckpoints:
+        """Where training continues from."""
+        return FileCheckpoints(self.path / "checkpoint.safetensors")
+
+    def write(self, result: Result, *, model: Tensors, topk: pd.DataFrame, per_user: pd.DataFrame) -> None:
+        """Keep what the arm came to.
+
+        Args:
+            result: its numbers.
+            model: its fitted tensors.
+            topk: columns user, rank (from 1), item, score; original ids.
+            per_user: column user (original ids), and one column a metric.
+        """
+        write_tensors(self.path / "model.safetensors", model)
+        write_parquet(self.path / "topk.parquet", topk)
+        write_parquet(self.path / "per_user.parquet", per_user)
+        write_json(self.path / "result.json", asdict(result))
+
+    def read(self) -> tuple[Result, pd.DataFrame]:
+        """The result and the per-user metrics."""
+        content = json.loads((self.path / "result.json").read_text())
+        content["metrics"] = [tuple(row) for row in content["metrics"]]
+        content["history"] = [tuple(row) for row in content["history"]]
+        return Result(**content), pd.read_parquet(self.path / "per_user.parquet")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run; its configuration is what is written last when a run begins."""
+        return (self.path / "config.toml").exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds a run that was finished."""
+        return self.begun and bool(self.manifest["finished"])
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The effective configuration.
+
+        Raises:
+            RunError: if the folder holds no run.
+        """
+        if not self.begun:
+            raise RunError(
+                f"{self.path}: not a run directory (no config.toml); give the folder that 'fedrec run' wrote"
+            )
+        return read_config(self.path / "config.toml")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """How the run came about."""
+        content: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+        return content
+
+    def arm(self, arm: str, seed: int) -> ArmDirectory:
+        """The folder of an arm and seed."""
+        return ArmDirectory(self.path / "arms" / arm / f"seed-{seed}")
+
+    def require_free(self) -> None:
+        """Make sure that a new run may be written here.
+
+        Raises:
+            RunError: if there is a run already, or something else.
+        """
+        if self.finished:
+            raise RunError(f"{self.path}: holds a finished run; choose another --out, or delete the folder")
+        if self.begun:
+            raise RunError(f"{self.path}: holds an unfinished run; finish it with: fedrec resume {self.path}")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: a file; choose a folder that is new or empty for --out")
+        ours = {".lock", "manifest.json", ".manifest.json.part", "split", ".config.toml.part"}
+        if self.path.exists() and not {entry.name for entry in self.path.iterdir()} <= ours:
+            raise RunError(f"{self.path}: not empty, and not a run; choose a folder that is new or empty for --out")
+
+    def begin(self, config: ExperimentConfig, manifest: Mapping[str, Any], split: Split) -> None:
+        """Write what is known before the first arm is fitted; call it with the folder locked.
+
+        Raises:
+            RunError: as `require_free`.
+        """
+        self.require_free()
+        for name in ("train", "valid", "test"):
+            write_parquet(self.path / "split" / f"{name}.parquet", _as_table(getattr(split, name)))
+        write_json(self.path / "manifest.json", manifest)
+        write_atomically(self.path / "config.toml", config.to_toml())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing this run; the lock of a killed process is gone with it.
+
+        Raises:
+            RunError: if another process holds the lock, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path}: another process is writing this run; wait for it, or stop it") from None
+            yield
+
+
+def _as_table(part: Interactions) -> pd.DataFrame:
+    """A part of the split with original ids, in file order."""
+    columns: dict[str, Any] = {"user": part.users.decode(part.user), "item": part.items.decode(part.item)}
+    columns |= {name: getattr(part, name) for name in ("rating", "time") if getattr(part, name) is not None}
+    return pd.DataFrame(columns)

@@ -1,0 +1,123 @@
+"""The tables of a whole run, made from what each arm and seed left in its folder, and from nothing else.
+
+Rows stand in the order of the configuration and floats are written so that they read back exactly: the same results
+are the same bytes, whenever and in whatever order the arms were computed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedrec.evaluation import bootstrap_intervals, compare, holm
+from fedrec.experiment.config import ExperimentConfig
+from fedrec.experiment.store import Result, RunDirectory, write_atomically, write_json
+from fedrec.streams import Streams
+
+ArmResults = Mapping[int, tuple[Result, pd.DataFrame]]
+"""By seed: what one arm came to, and its per-user metrics."""
+
+
+def write_tables(run: RunDirectory, config: ExperimentConfig) -> None:
+    """Write metrics.csv, history.csv and summary.json of a run whose arms are all finished."""
+    results = {arm.name: {seed: run.arm(arm.name, seed).read() for seed in config.seeds} for arm in config.arms}
+    metrics, history = [], []
+    for arm, seed in itertools.product(results, config.seeds):
+        result, _ = results[arm][seed]
+        metrics += [(arm, seed, *row) for row in result.metrics]
+        history += [(arm, seed, *row) for row in result.history]
+    write_csv(run.path / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
+    write_csv(run.path / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
+    write_json(run.path / "summary.json", summarise(results, config))
+
+
+def summarise(results: Mapping[str, ArmResults], config: ExperimentConfig) -> dict[str, Any]:
+    """The content of summary.json: what each arm came to, and how the arms compare."""
+    arms = {arm: _summary_of(of_arm, config) for arm, of_arm in results.items()}
+    return {"metric": config.evaluation.metric, "arms": arms, "tests": _tests(results, config)}
+
+
+def _summary_of(results: ArmResults, config: ExperimentConfig) -> dict[str, Any]:
+    """One arm: means over seeds, with intervals over users where a metric has a value for each user."""
+    by_seed = {seed: _overall(result) for seed, (result, _) in results.items()}
+    values = _per_user(results)
+    generator = Streams(config.seeds[0]).generator("bootstrap")
+    intervals = bootstrap_intervals(values, generator, samples=config.evaluation.bootstrap)
+    metrics = {}
+    for name in by_seed[config.seeds[0]]:
+        per_seed = [by_seed[seed][name] for seed in config.seeds]
+        interval = intervals.get(name)
+        metrics[name] = {
+            "mean": sum(per_seed) / len(per_seed),
+            "ci95": [interval.low, interval.high] if interval else None,
+            "per_seed": per_seed,
+        }
+    first, _ = results[config.seeds[0]]
+    return {
+        "metrics": metrics,
+        "guarantee": first.guarantee,
+        "seconds": sum(result.seconds for result, _ in results.values()) / len(results),
+        "communication": _mean_communication([result for result, _ in results.values()]),
+    }
+
+
+def _overall(result: Result) -> dict[str, float]:
+    """Test metrics over all users, by name."""
+    return {metric: value for split, metric, group, value in result.metrics if split == "test" and not group}
+
+
+def _per_user(results: ArmResults) -> dict[str, Tensor]:
+    """By metric, [seeds, users] in one order of users; every arm and seed was tested on the same ones."""
+    tables = [table for _, table in results.values()]
+    return {
+        str(name): torch.stack([torch.from_numpy(table[name].to_numpy(copy=True)) for table in tables])
+        for name in tables[0].columns
+        if name != "user"
+    }
+
+
+def _mean_communication(results: Sequence[Result]) -> dict[str, float] | None:
+    """Means over seeds: early stopping may end them at different rounds."""
+    costs = [result.communication for result in results if result.communication is not None]
+    return {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]} if costs else None
+
+
+def _tests(results: Mapping[str, ArmResults], config: ExperimentConfig) -> list[dict[str, Any]]:
+    """Every pair of arms on the headline metric, paired by user, with Holm's correction for their number."""
+    metric = config.evaluation.metric
+    values = {arm: _per_user(of_arm)[metric] for arm, of_arm in results.items()}
+    pairs = list(itertools.combinations(values, 2))
+    found = [compare(values[a], values[b], Streams(config.seeds[0]).generator(f"test/{a}/{b}")) for a, b in pairs]
+    holm_bootstrap = holm([one.p_bootstrap for one in found])
+    holm_wilcoxon = holm([one.p_wilcoxon for one in found])
+    return [
+        {
+            "metric": metric,
+            "a": a,
+            "b": b,
+            "difference": one.difference.mean,
+            "ci95": [one.difference.low, one.difference.high],
+            "users": values[a].shape[-1],
+            "p_bootstrap": one.p_bootstrap,
+            "p_bootstrap_holm": holm_bootstrap[position],
+            "p_wilcoxon": one.p_wilcoxon,
+            "p_wilcoxon_holm": holm_wilcoxon[position],
+        }
+        for position, ((a, b), one) in enumerate(zip(pairs, found, strict=True))
+    ]
+
+
+def write_csv(path: Any, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows, floats by `repr`, so that they read back exactly."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,138 @@
+"""What a user's answer to a query is made of: `Rows` of a table, or the outer product of one sparse vector.
+
+A contribution carries the answers of a whole cohort at once, ragged by user. It can tell each user's squared norm (what
+clipping needs), drop users (what refusing needs), and fold itself, scaled per user, into a running total. Nothing else
+is ever done with it, and the total is all that a method sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedrec.errors import DataError
+
+
+def _sum_by_owner(owner: Tensor, values: Tensor, n_users: int) -> Tensor:
+    return torch.zeros(n_users, dtype=values.dtype, device=values.device).index_add_(0, owner, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Sparse contributions to one table, ragged by user.
+
+    (owner, index) pairs are unique and sorted. `Rows.coalesce` is the only way in from raw gradients, since duplicates
+    would understate the norm that is clipped.
+
+    Attributes:
+        owner: [R] int64 position of the user within the cohort.
+        index: [R] int64 row of the table.
+        value: [R, width] what the user adds to the row.
+    """
+
+    owner: Tensor
+    index: Tensor
+    value: Tensor
+
+    @classmethod
+    def coalesce(cls, owner: Tensor, index: Tensor, value: Tensor, n_rows: int) -> Rows:
+        """Sort raw (owner, index, value) entries and add up those of one pair.
+
+        Args:
+            owner: [M] int64, in any order.
+            index: [M] int64 in [0, n_rows).
+            value: [M, width].
+            n_rows: rows of the table.
+        """
+        pairs, inverse = torch.unique(owner * n_rows + index, return_inverse=True)
+        summed = torch.zeros(len(pairs), value.shape[1], dtype=value.dtype, device=value.device)
+        return cls(pairs // n_rows, pairs % n_rows, summed.index_add_(0, inverse, value))
+
+    def faults(self, n_users: int, table: tuple[int, int]) -> dict[int, str]:
+        """Which users' answers break the contract, and how: position in the cohort -> reason.
+
+        Raises:
+            DataError: if the answer cannot be told apart by user at all (wrong lengths or owners).
+        """
+        n_rows, width = table
+        if self.value.shape != (len(self.owner), width) or self.index.shape != self.owner.shape:
+            raise DataError(
+                f"an answer of {len(self.owner)} owners, {len(self.index)} rows and values of shape "
+                f"{tuple(self.value.shape)} does not fit a table of width {width}"
+            )
+        if len(self.owner) and (int(self.owner.min()) < 0 or int(self.owner.max()) >= n_users):
+            raise DataError(f"an answer names an owner outside the cohort of {n_users} users")
+        unknown = (self.index < 0) | (self.index >= n_rows)
+        later = self.owner[1:] > self.owner[:-1]
+        next_row = (self.owner[1:] == self.owner[:-1]) & (self.index[1:] > self.index[:-1])
+        misplaced = torch.zeros_like(unknown)
+        misplaced[1:] = ~(later | next_row)
+        return dict.fromkeys(self.owner[misplaced].tolist(), "rows repeated or out of order") | dict.fromkeys(
+            self.owner[unknown].tolist(), "an unknown row"
+        )
+
+    def squared_norms(self, n_users: int) -> Tensor:
+        """[n_users] squared Euclidean norm of each user's contribution."""
+        return _sum_by_owner(self.owner, self.value.square().sum(dim=1), n_users)
+
+    def without(self, refused: Tensor) -> Rows:
+        """The contributions of the users that are not refused ([n_users] bool)."""
+        kept = ~refused[self.owner]
+        return Rows(self.owner[kept], self.index[kept], self.value[kept])
+
+    def add_to(self, total: Tensor, scale: Tensor | None) -> None:
+        """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place."""
+        value = self.value if scale is None else self.value * scale[self.owner].unsqueeze(1)
+        total.index_add_(0, self.index, value)
+
+    def bytes(self) -> int:
+        """What the cohort sends: a 4-byte row number and the values of each row."""
+        return len(self.owner) * (4 + self.value.shape[1] * self.value.element_size())
+
+
+@dataclass(frozen=True, eq=False)
+class Outer:
+    """c cᵀ of one sparse vector c a user: a contribution to a square, symmetric table. Its norm is ‖c‖².
+
+    Attributes:
+        owner: [R] int64 position of the user within the cohort; (owner, index) pairs are unique and sorted.
+        index: [R] int64 entry of the vector.
+        value: [R] the entry's value.
+    """
+
+    owner: Tensor
+    index: Tensor
+    value: Tensor
+
+    def faults(self, n_users: int, table: tuple[int, int]) -> dict[int, str]:
+        """As `Rows.faults`; the table must be square."""
+        if table[0] != table[1]:
+            raise DataError(f"an outer product adds to a square table, not to {table[0]} x {table[1]}")
+        return Rows(self.owner, self.index, self.value.unsqueeze(1)).faults(n_users, (table[0], 1))
+
+    def squared_norms(self, n_users: int) -> Tensor:
+        """[n_users] squared Frobenius norm of each c cᵀ, which is ‖c‖⁴."""
+        return _sum_by_owner(self.owner, self.value.square(), n_users).square()
+
+    def without(self, refused: Tensor) -> Outer:
+        """The contributions of the users that are not refused ([n_users] bool)."""
+        kept = ~refused[self.owner]
+        return Outer(self.owner[kept], self.index[kept], self.value[kept])
+
+    def add_to(self, total: Tensor, scale: Tensor | None) -> None:
+        """Add Σ_u scale_u c_u c_uᵀ to the table, in place."""
+        if not len(self.owner):
+            return
+        vectors = total.new_zeros(int(self.owner.max()) + 1, total.shape[0])
+        value = self.value if scale is None else self.value * scale.sqrt()[self.owner]
+        vectors[self.owner, self.index] = value
+        total.addmm_(vectors.T, vectors)
+
+    def bytes(self) -> int:
+        """What the cohort sends when the server sees single answers: the vectors (a masked sum sends the table)."""
+        return len(self.owner) * (4 + self.value.element_size())
+
+
+Contribution = Rows | Outer

@@ -1,0 +1,126 @@
+"""`FederatedMethod`: what a researcher writes to add an algorithm.
+
+A method's `round` reads like the pseudo-code of its paper: it asks queries and gets sums. It never sees a user. The
+server's state is a mapping of names to tensors, which is also what a checkpoint holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from fedrec.components import Config, Registry
+from fedrec.errors import ModelError
+from fedrec.federated.cohort import Cohort, State
+from fedrec.federated.engine import Engine, Totals
+from fedrec.federated.query import Query
+from fedrec.privacy import PlannedRelease
+from fedrec.recommenders.recommender import Tensors
+from fedrec.recommenders.trainer import Stopping
+from fedrec.streams import Streams
+
+NO_STOPPING = Stopping(every=1, patience=0)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What is public about a federation, and how its server computes.
+
+    Attributes:
+        n_users, n_items: sizes of the population and of the catalogue.
+        streams: the server's random streams.
+        dtype, device: of the server's tables.
+    """
+
+    n_users: int
+    n_items: int
+    streams: Streams
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+class NobodyAnswered(Exception):  # noqa: N818 (it says what happened, and is no mistake)
+    """A round whose sum is empty. The round is given up and the server's state stays as it was."""
+
+
+class Ask:
+    """The engine's sum within one round. Each call is the round's next phase.
+
+    Attributes:
+        round: counted from 1.
+        expected: q|U|, what sums are divided by.
+        totals: what was answered so far, in order.
+    """
+
+    def __init__(self, engine: Engine, round: int) -> None:
+        self.round = round
+        self.expected = engine.expected
+        self.totals: list[Totals] = []
+        self._engine = engine
+
+    def __call__(self, query: Query) -> Totals:
+        """The sum over this round's participants.
+
+        Raises:
+            NobodyAnswered: if there is none. Under a guarantee nobody may know, and the noise is the answer.
+            ModelError: if most answers had to be refused: what was broadcast has diverged, not a few devices.
+        """
+        totals = self._engine.sum(query, round=self.round, phase=len(self.totals))
+        self.totals.append(totals)
+        if totals.noised:
+            return totals
+        refused = sum(totals.refused.values())
+        if refused > totals.answered:
+            raise ModelError(
+                f"round {self.round}: {refused} of {refused + totals.answered} answers to '{query.kind}' were refused "
+                f"({', '.join(totals.refused)}); training diverged: lower the rate"
+            )
+        if totals.answered == 0:
+            raise NobodyAnswered
+        return totals
+
+
+class FederatedMethod(Protocol):
+    """A federated algorithm.
+
+    Attributes:
+        config_class: the pydantic model of its settings; the constructor takes one of them.
+        rounds: the most rounds it runs.
+        stopping: when it looks at the validation metric, and when it stops.
+    """
+
+    config_class: ClassVar[type[Config]]
+
+    @property
+    def rounds(self) -> int:
+        """The most rounds it runs."""
+
+    @property
+    def stopping(self) -> Stopping:
+        """When it looks at the validation metric, and when it stops."""
+
+    def releases(self) -> tuple[PlannedRelease, ...]:
+        """Every release that it will make: query, draws, clip and share of the budget.
+
+        A target epsilon is calibrated over all of them before the first round. A query that is not listed cannot be
+        asked under a guarantee.
+        """
+
+    def start(self, federation: Federation) -> Tensors:
+        """The server's state before the first round."""
+
+    def round(self, state: Tensors, ask: Ask) -> Tensors:
+        """The server's state after one more round."""
+
+    def memory(self, state: Tensors) -> Query | None:
+        """The query whose private state scoring reads, or None if devices remember nothing."""
+
+    def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:
+        """Scores of every item, computed on the users' devices: [n, n_items]. Nothing of it is released."""
+
+
+METHODS: Registry[FederatedMethod] = Registry("method")
+"""The federated methods, by kind; `fedrec.federated.methods` fills it."""

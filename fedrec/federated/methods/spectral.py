@@ -1,0 +1,123 @@
+"""Spectral filter: a federated low-pass filter of the item graph (GF-CF; Shen et al. 2021).
+
+LightGCN is a low-pass filter, so its ideal form needs no training. With c_u = x_u W / √d_u, the server finds the top-k
+eigenspace V of M = Σ_u c_u c_uᵀ, and a user scores s_u = x_u W V Vᵀ W⁻¹ (+ a linear term x_u W M W⁻¹) on the device.
+M comes from one Gram release, or V from subspace iteration, which never forms M. Subspaces are compared by V Vᵀ.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fedrec.components import Config
+from fedrec.errors import ConfigError
+from fedrec.federated.cohort import Cohort, State
+from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
+from fedrec.federated.queries import Count, Gram, Subspace
+from fedrec.federated.query import Query
+from fedrec.privacy import PlannedRelease
+from fedrec.recommenders.recommender import Tensors
+from fedrec.recommenders.trainer import Stopping
+
+
+class SpectralConfig(Config):
+    """Settings of `Spectral`.
+
+    Attributes:
+        factors: k, the dimension of the eigenspace.
+        release: "gram", one release of the whole matrix; or "subspace", one product with a basis a round.
+        iterations: rounds of subspace iteration.
+        weight: W; "none" is the identity, "degree" is D_I^{-1/2} as in the paper, counted by one more query.
+        linear: weight of the linear term, which needs the Gram matrix.
+        count_clip: norm that the degree query is clipped to under a guarantee.
+        count_share: share of a guarantee's budget, in the first round, that the degree query takes.
+    """
+
+    factors: int = Field(64, ge=1)
+    release: Literal["gram", "subspace"] = "gram"
+    iterations: int = Field(10, ge=1)
+    weight: Literal["none", "degree"] = "none"
+    linear: float = Field(0.0, ge=0)
+    count_clip: float = Field(10.0, gt=0)
+    count_share: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _linear_needs_gram(self) -> Self:
+        if self.linear > 0 and self.release != "gram":
+            raise ValueError("linear > 0 needs the Gram matrix; set release = 'gram' or linear = 0")
+        return self
+
+
+@METHODS.register("spectral")
+class Spectral:
+    """An ideal low-pass filter of the item graph, from sums."""
+
+    config_class: ClassVar[type[Config]] = SpectralConfig
+    stopping: Stopping = NO_STOPPING
+
+    def __init__(self, config: SpectralConfig) -> None:
+        self.config = config
+
+    @property
+    def rounds(self) -> int:
+        """One for a Gram release; one an iteration otherwise."""
+        return 1 if self.config.release == "gram" else self.config.iterations
+
+    def releases(self) -> tuple[PlannedRelease, ...]:
+        """The matrix or its products, of norm at most 1 since weights are at most 1, and perhaps the degrees."""
+        config, left = self.config, 1.0
+        releases: list[PlannedRelease] = []
+        if config.weight == "degree":
+            left -= config.count_share
+            releases += [PlannedRelease(query="count", draws=1, clip=config.count_clip, share=config.count_share)]
+        releases += [PlannedRelease(query=config.release, draws=self.rounds, clip=1.0, share=left)]
+        return tuple(releases)
+
+    def start(self, federation: Federation) -> Tensors:
+        """Equal weights and a random orthonormal basis.
+
+        Raises:
+            ConfigError: if there are not as many items as factors.
+        """
+        if self.config.factors > federation.n_items:
+            raise ConfigError(
+                f"spectral: factors = {self.config.factors} is more than the {federation.n_items} items of the "
+                "catalogue; lower it"
+            )
+        shape = (federation.n_items, self.config.factors)
+        generator = federation.streams.generator("basis", federation.device)
+        basis = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
+        weight = torch.ones(federation.n_items, dtype=federation.dtype, device=federation.device)
+        return {"weight": weight, "basis": torch.linalg.qr(basis).Q}
+
+    def round(self, state: Tensors, ask: Ask) -> Tensors:
+        """The eigenspace from the Gram matrix, or one more step of subspace iteration."""
+        weight = state["weight"]
+        if self.config.weight == "degree" and ask.round == 1:
+            degrees = ask(Count(len(weight))).sums["count"].squeeze(1).to(weight.dtype)
+            weight = degrees.clamp(min=1).rsqrt()
+        if self.config.release == "subspace":
+            product = ask(Subspace(weight, state["basis"])).sums["product"]
+            return {"weight": weight, "basis": torch.linalg.qr(product).Q}
+        gram = ask(Gram(weight)).sums["gram"]
+        basis = torch.linalg.eigh(gram).eigenvectors[:, -self.config.factors :]
+        state = {"weight": weight, "basis": basis}
+        return state | {"gram": gram} if self.config.linear else state
+
+    def memory(self, state: Tensors) -> Query | None:
+        """Devices remember nothing beside their histories."""
+        return None
+
+    def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:
+        """x_u W (V Vᵀ + linear · M) W⁻¹, [n, n_items]."""
+        weight, basis = state["weight"], state["basis"]
+        history = torch.zeros(len(cohort), cohort.n_items, dtype=basis.dtype, device=basis.device)
+        history[cohort.owner, cohort.items] = weight[cohort.items]
+        filtered = history @ basis @ basis.T
+        if self.config.linear:
+            filtered += self.config.linear * (history @ state["gram"])
+        return filtered / weight

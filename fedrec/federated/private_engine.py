@@ -1,0 +1,96 @@
+"""`PrivateEngine`: privacy attaches to the sum, in one place.
+
+It decorates any engine: it passes the clip down, adds noise to every entry of what comes up, and writes the release
+into the ledger. A query that is not in the schedule that the budget was calibrated over is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from fedrec.errors import PrivacyError
+from fedrec.federated.engine import Answer, Engine, Totals
+from fedrec.federated.query import Query
+from fedrec.privacy import Clip, Ledger, Mechanism, NoiseSource, Release, Schedule
+
+
+class PrivateEngine:
+    """An engine whose sums are releases of a mechanism.
+
+    Args:
+        engine: adds up the clipped contributions.
+        schedule: every release that may be made.
+        noise_multipliers: σ of each kind of query.
+        source: where the noise comes from.
+        mechanism: what makes it.
+
+    Attributes:
+        ledger: where each release is written; a resumed run sets the one it had.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        schedule: Schedule,
+        noise_multipliers: Mapping[str, float],
+        source: NoiseSource,
+        mechanism: Mechanism,
+    ) -> None:
+        self.schedule = schedule
+        self.noise_multipliers = noise_multipliers
+        self.mechanism = mechanism
+        self.ledger = Ledger()
+        self._clips = {planned.query: Clip(planned.clip) for planned in schedule.releases}
+        self._engine = engine
+        self._source = source
+        self._last: tuple[int, int, Totals] | None = None
+
+    def planned(self, through: int | None = None) -> Ledger:
+        """What the ledger holds after round `through`, or at the end."""
+        return self.schedule.ledger(self.noise_multipliers, through)
+
+    @property
+    def expected(self) -> float:
+        """q|U|: public, unlike the number who answered."""
+        return self._engine.expected
+
+    def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
+        """The noised sum of clipped contributions.
+
+        Asked again under the same (round, phase), it returns what it released then: fresh noise on the same sum would
+        be one more release.
+
+        Raises:
+            PrivacyError: if the release was not planned, or the query asks for a clip of its own.
+        """
+        if clip is not None:
+            raise PrivacyError(f"query '{query.kind}' asks for clip {clip.norm}; the schedule sets the clip: give none")
+        if self._last is not None and self._last[:2] == (round, phase):
+            return self._last[2]
+        self.schedule.require_planned(query.kind, round, self.ledger)
+        clip, sigma = self._clips[query.kind], self.noise_multipliers[query.kind]
+        totals = self._engine.sum(query, round=round, phase=phase, clip=clip)
+        sums = {}
+        for name, total in totals.sums.items():
+            noise = self.mechanism.noise(
+                total.shape,
+                sigma,
+                clip.norm,
+                symmetric=name in query.symmetric,
+                source=self._source,
+                purpose=f"{round}/{phase}/{query.kind}/{name}",
+            )
+            sums[name] = (total.double() + noise.to(total.device)).to(total.dtype)
+        rate, sampling = self.schedule.rate, self.schedule.sampling
+        self.ledger.record(Release(query.kind, round, sigma, clip.norm, rate, sampling))
+        released = replace(totals, sums=sums, noised=True)
+        self._last = (round, phase, released)
+        return released
+
+    def answers(self, query: Query, *, round: int, phase: int = 0) -> Iterator[Answer]:
+        """Refused: a guarantee promises sums only."""
+        raise PrivacyError(
+            f"query '{query.kind}' asks for single answers, and this run's guarantee promises noised sums only; "
+            "drop the arm's privacy section, or use a method of sums"
+        )

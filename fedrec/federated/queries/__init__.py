@@ -1,0 +1,10 @@
+"""What may be asked of a device: the allow-list, complete.
+
+Whoever reviews what leaves a device reads these modules, and nothing else.
+"""
+
+from fedrec.federated.queries.counting import Count
+from fedrec.federated.queries.local_training import LocalTraining
+from fedrec.federated.queries.spectrum import Gram, Subspace
+
+__all__ = ["Count", "Gram", "LocalTraining", "Subspace"]

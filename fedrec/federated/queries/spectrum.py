@@ -1,0 +1,80 @@
+"""Gram and Subspace: what the server needs to find the leading eigenspace of the item graph.
+
+Both are about M = Σ_u c_u c_uᵀ, where c_u is the user's weighted, normalised history: weight_i / √d_u at each of its
+items i. With weights of at most 1, ‖c_u‖ ≤ 1, and so is the norm of either contribution to M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedrec.federated.cohort import Cohort, State
+from fedrec.federated.contribution import Contribution, Outer, Rows
+from fedrec.federated.query import Query, allow
+from fedrec.streams import Streams
+
+
+def history(cohort: Cohort, weight: Tensor) -> Tensor:
+    """The entries of every c_u, [R] in the order of the cohort's items."""
+    scale = cohort.degrees.clamp(min=1).to(weight.dtype).rsqrt()
+    return weight[cohort.items] * scale[cohort.owner]
+
+
+@allow("gram")
+@dataclass(frozen=True, eq=False)
+class Gram(Query):
+    """c_u c_uᵀ: the whole item-item matrix in one release.
+
+    Attributes:
+        weight: [n_items] weight of each item, public or released before.
+    """
+
+    weight: Tensor
+    symmetric = frozenset({"gram"})
+
+    @property
+    def tables(self) -> Mapping[str, tuple[int, int]]:
+        """`gram`: [n_items, n_items]."""
+        return {"gram": (len(self.weight), len(self.weight))}
+
+    @property
+    def bytes_per_interaction(self) -> int:
+        """A user is folded in as one dense row, which costs most where histories are short."""
+        return self.weight.element_size() * len(self.weight) // 16
+
+    def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
+        """The outer product of each user's history with itself."""
+        return {"gram": Outer(cohort.owner, cohort.items, history(cohort, self.weight))}, state
+
+
+@allow("subspace")
+@dataclass(frozen=True, eq=False)
+class Subspace(Query):
+    """c_u (c_uᵀ V): one multiplication of M with a basis, M itself never being formed.
+
+    Attributes:
+        weight: [n_items] weight of each item, public or released before.
+        basis: [n_items, k], V.
+    """
+
+    weight: Tensor
+    basis: Tensor
+
+    @property
+    def tables(self) -> Mapping[str, tuple[int, int]]:
+        """`product`: [n_items, k]."""
+        return {"product": (self.basis.shape[0], self.basis.shape[1])}
+
+    @property
+    def bytes_per_interaction(self) -> int:
+        """A gathered row of the basis and a row of the answer."""
+        return 2 * self.basis.element_size() * self.basis.shape[1]
+
+    def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
+        """Each user's history times its projection on the basis."""
+        entries = history(cohort, self.weight).unsqueeze(1)
+        projection = cohort.sum_by_user(entries * self.basis[cohort.items])
+        return {"product": Rows(cohort.owner, cohort.items, entries * projection[cohort.owner])}, state

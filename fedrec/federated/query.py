@@ -1,0 +1,100 @@
+"""`Query`: the question a server asks, and the only code that runs on a user's data.
+
+A query is a frozen dataclass. Its tensor fields are the broadcast, its other fields are settings, and its `kind` is a
+name on the node's allow-list: nothing a server sends is ever imported. Reviewing what leaves a device means reading
+the classes registered here (`fedrec/federated/queries/`), and nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from fedrec.errors import ConfigError, DataError, did_you_mean
+from fedrec.federated.cohort import NO_STATE, Cohort, State
+from fedrec.federated.contribution import Contribution
+from fedrec.streams import Streams
+
+Setting = int | float | str | bool
+
+
+class Query(ABC):
+    """A sum query. Subclasses are frozen dataclasses of tensors (broadcast) and plain settings.
+
+    Attributes:
+        kind: the name on the allow-list.
+        private: names of the private state that it reads and steps on the device.
+        symmetric: names of the tables that are symmetric matrices; their noise is symmetrised.
+    """
+
+    kind: ClassVar[str]
+    private: ClassVar[tuple[str, ...]] = ()
+    symmetric: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abstractmethod
+    def tables(self) -> Mapping[str, tuple[int, int]]:
+        """name -> (rows, width) of each summed table; dense parameters are a (1, P) table."""
+
+    @abstractmethod
+    def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
+        """Each user's contribution to each table, and the users' new private state.
+
+        It must treat users alone: no value of one user may depend on another's. A pure function of its arguments.
+        """
+
+    def initial(self, cohort: Cohort, draw: Streams) -> State:
+        """All of `private` for users who were never asked before; `draw` stands at round 0."""
+        return NO_STATE
+
+    @property
+    def broadcast(self) -> Mapping[str, Tensor]:
+        """The tensors that every participant downloads."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """The plain numbers and words that go with them."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not isinstance(getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
+
+    @property
+    def bytes_per_interaction(self) -> int:
+        """Working memory that one interaction of a cohort costs, for sizing chunks to the cache."""
+        return 4 * max(width for _, width in self.tables.values())
+
+
+Q = TypeVar("Q", bound=type[Query])
+
+QUERIES: dict[str, type[Query]] = {}
+"""The allow-list: what a node answers."""
+
+
+def allow(kind: str) -> Callable[[Q], Q]:
+    """Class decorator that puts a query on the allow-list under its kind."""
+
+    def add(query: Q) -> Q:
+        if kind in QUERIES:
+            raise ConfigError(f"query kind '{kind}' is taken by {QUERIES[kind].__qualname__}; rename one")
+        query.kind = kind
+        QUERIES[kind] = query
+        return query
+
+    return add
+
+
+def build_query(kind: str, broadcast: Mapping[str, Tensor], settings: Mapping[str, Setting]) -> Query:
+    """The query that a message describes.
+
+    Raises:
+        DataError: if the kind is not on the allow-list or the fields are not the query's own.
+    """
+    if kind not in QUERIES:
+        raise DataError(f"query kind '{kind}' is not on this node's allow-list; {did_you_mean(kind, QUERIES)}")
+    try:
+        return QUERIES[kind](**broadcast, **settings)
+    except TypeError as error:
+        raise DataError(f"query '{kind}' does not fit its definition: {error}") from error

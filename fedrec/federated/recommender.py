@@ -1,0 +1,232 @@
+"""`FederatedRecommender`: a federated method, an engine and perhaps a guarantee, as one arm of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fedrec.components import Config
+from fedrec.data.interactions import Interactions
+from fedrec.errors import ConfigError, ModelError, PrivacyError
+from fedrec.federated.cohort import NO_STATE, Devices
+from fedrec.federated.engine import EngineConfig, LocalEngine
+from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
+from fedrec.federated.participation import ParticipationConfig, PopulationConfig
+from fedrec.federated.private_engine import PrivateEngine
+from fedrec.privacy import (
+    Gaussian,
+    Guarantee,
+    Ledger,
+    PrivacyConfig,
+    Schedule,
+    SeededNoise,
+    SystemNoise,
+    check_delta,
+)
+from fedrec.recommenders.recommender import Disclosure, Tensors, Training, require_finite
+from fedrec.recommenders.trainer import train as run_rounds
+from fedrec.streams import Streams
+
+
+@dataclass
+class Communication:
+    """What a run cost in messages.
+
+    Attributes:
+        rounds: rounds that were done.
+        mb_up_per_user, mb_down_per_user: megabytes (10⁶ bytes) over all rounds, averaged over the population.
+    """
+
+    rounds: int = 0
+    mb_up_per_user: float = 0.0
+    mb_down_per_user: float = 0.0
+
+
+class FederatedRecommender:
+    """Trains a federated method and ranks with it.
+
+    Args:
+        method: the algorithm.
+        population: what a client is.
+        participation: who takes part in a round.
+        privacy: the guarantee that is asked for; None trains without noise.
+        engine: where it runs.
+
+    Attributes:
+        guarantee: after fitting, what may be said about privacy; None without a `privacy` section.
+        communication: after fitting, what it cost.
+    """
+
+    config_class: ClassVar[type[Config]] = EngineConfig
+
+    def __init__(
+        self,
+        method: FederatedMethod,
+        *,
+        population: PopulationConfig | None = None,
+        participation: ParticipationConfig | None = None,
+        privacy: PrivacyConfig | None = None,
+        engine: EngineConfig | None = None,
+    ) -> None:
+        self.method = method
+        self.population = population or PopulationConfig()
+        self.participation = participation or ParticipationConfig()
+        self.privacy = privacy
+        self.engine = engine or EngineConfig()
+        self.guarantee: Guarantee | None = None
+        self.communication = Communication()
+        self._rounds: _Rounds | None = None
+
+    def check(self, train: Interactions) -> None:
+        """Whether this arm can be trained, before anything is written.
+
+        Raises:
+            ConfigError, PrivacyError: naming the setting, its value and the remedy.
+        """
+        if self.privacy is not None:
+            if self.method.stopping.patience > 0:
+                raise ConfigError(
+                    f"method.stopping.patience = {self.method.stopping.patience}: early stopping looks at users' "
+                    "held-out items, and the privacy budget does not pay for that; set patience = 0"
+                )
+            check_delta(self.privacy.delta, train.n_users)
+            self.privacy.noise_multipliers(self._schedule(self.privacy))
+        self.method.start(Federation(train.n_users, train.n_items, Streams(0)))
+
+    def fit(self, train: Interactions, training: Training) -> None:
+        """Run the method's rounds over the users of `train`, one device a user."""
+        self.check(train)
+        device, streams = training.torch_device, Streams(training.seed)
+        local = LocalEngine(Devices.of(train, device), streams, self.participation)
+        private = None if self.privacy is None else self._protect(local, self.privacy, streams)
+        federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
+        rounds = _Rounds(self.method, federation, local, private)
+        run_rounds(rounds, training, steps=self.method.rounds, stopping=self.method.stopping)
+        self._rounds, self.communication = rounds, rounds.communication
+        if self.privacy is not None and private is not None:
+            self.guarantee = Guarantee.of(
+                private.ledger,
+                delta=self.privacy.delta,
+                n_users=train.n_users,
+                randomness=self.engine.randomness,
+                mechanism=private.mechanism,
+                planned=private.planned(),
+            )
+
+    def score(self, users: Tensor) -> Tensor:
+        """Scores of every item, as the users' devices compute them: [n] -> [n, n_items]."""
+        return self._fitted().score(users)
+
+    def tensors(self) -> Tensors:
+        """The server's model and, since a simulation holds them, the users' private states."""
+        return self._fitted().state()
+
+    def _fitted(self) -> _Rounds:
+        if self._rounds is None:
+            raise ModelError("the recommender is not fitted; call fit(train, training) first")
+        return self._rounds
+
+    def _schedule(self, privacy: PrivacyConfig) -> Schedule:
+        """Everything that the method will release, at this participation."""
+        releases = self.method.releases()
+        if privacy.clip is not None:
+            if len(releases) != 1:
+                kinds = ", ".join(planned.query for planned in releases)
+                raise ConfigError(
+                    f"privacy.clip = {privacy.clip}: one clip cannot serve the queries {kinds}; set the method's clips"
+                )
+            releases = (replace(releases[0], clip=privacy.clip),)
+        return Schedule(releases, rate=self.participation.rate, sampling=self.participation.sampling)
+
+    def _protect(self, local: LocalEngine, privacy: PrivacyConfig, streams: Streams) -> PrivateEngine:
+        schedule = self._schedule(privacy)
+        source = SystemNoise() if self.engine.randomness == "os" else SeededNoise(streams)
+        return PrivateEngine(local, schedule, privacy.noise_multipliers(schedule), source, Gaussian())
+
+
+class _Rounds:
+    """A federated method as something that learns in steps, each of them one round."""
+
+    def __init__(
+        self,
+        method: FederatedMethod,
+        federation: Federation,
+        devices: LocalEngine,
+        private: PrivateEngine | None,
+    ) -> None:
+        self.method = method
+        self.federation = federation
+        self.devices = devices
+        self.private = private
+        self.communication = Communication()
+        self._state: Tensors = method.start(federation)
+
+    def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
+        """One round. If nobody answers, the model stays as it was."""
+        ask = Ask(self.private or self.devices, number)
+        with suppress(NobodyAnswered):
+            self._state = self.method.round(self._state, ask)
+        for name, tensor in self._state.items():
+            require_finite(tensor, f"round {number}, '{name}'")
+        up = sum(totals.bytes_up for totals in ask.totals) / self.federation.n_users / 1e6
+        down = sum(totals.bytes_down for totals in ask.totals) / self.federation.n_users / 1e6
+        self.communication.rounds = number
+        self.communication.mb_up_per_user += up
+        self.communication.mb_down_per_user += down
+        seen: dict[str, float] = {
+            "answered": min((totals.answered for totals in ask.totals), default=0),
+            "clipped": sum(totals.clipped for totals in ask.totals),
+            "refused": sum(sum(totals.refused.values()) for totals in ask.totals),
+            "mb_up_per_user": up,
+            "mb_down_per_user": down,
+        }
+        return {name: (value, "simulation") for name, value in seen.items()}
+
+    def score(self, users: Tensor) -> Tensor:
+        """Scores of every item, computed with what each user's device holds."""
+        users = users.to(self.federation.device)
+        query = self.method.memory(self._state)
+        if query is None:
+            return self.method.score(self._state, self.devices.devices.cohort(users), NO_STATE)
+        return self.method.score(self._state, *self.devices.look(users, query))
+
+    def state(self) -> Tensors:
+        """The server's tensors and the users'."""
+        server = {f"server/{name}": tensor for name, tensor in self._state.items()}
+        return server | {f"users/{name}": tensor for name, tensor in self.devices.tensors().items()}
+
+    def restore(self, state: Tensors) -> None:
+        """Continue from a checkpoint, nodes included."""
+        device = self.federation.device
+        self._state = {name[7:]: tensor.to(device) for name, tensor in state.items() if name.startswith("server/")}
+        self.devices.restore({name[6:]: t.to(device) for name, t in state.items() if name.startswith("users/")})
+
+    def facts(self) -> Mapping[str, object]:
+        """The ledger and the costs so far."""
+        ledger = None if self.private is None else self.private.ledger.as_dict()
+        return {"communication": asdict(self.communication), "ledger": ledger}
+
+    def restore_facts(self, facts: Mapping[str, Any]) -> None:
+        """Continue a ledger.
+
+        Raises:
+            PrivacyError: if it is not that of the rounds that were done.
+        """
+        self.communication = Communication(**facts["communication"])
+        if self.private is None:
+            return
+        if facts["ledger"] is None:
+            raise PrivacyError(
+                "the checkpoint has no privacy ledger, so its rounds were not accounted; start a new run"
+            )
+        saved, done = Ledger.from_dict(facts["ledger"]), self.communication.rounds
+        if not saved.matches(self.private.planned(through=done)):
+            raise PrivacyError(
+                f"the ledger of {len(saved.releases)} releases is not that of this configuration's first {done} "
+                "rounds; ledger, checkpoint or configuration was changed: start a new run"
+            )
+        self.private.ledger = saved

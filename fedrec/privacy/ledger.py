@@ -1,0 +1,152 @@
+"""The book of a run's releases: every noisy sum that anyone gets to see is written here, and ε is read from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+from fedrec.errors import PrivacyError
+from fedrec.privacy.accounting import Accountant, Draws, effective_noise_multiplier, epsilon
+
+
+def counted_rate(rate: float, sampling: str) -> float:
+    """The rate at which a way of sampling users may be accounted for.
+
+    Args:
+        rate: q, the probability that a user takes part.
+        sampling: "poisson": each user is drawn independently with probability q, and the sample stays hidden from
+            whoever sees the release; it amplifies. "independent": no user's part depends on another's, but it is not
+            drawn at random, or the sample may be seen; everyone is accounted for as if drawn, at rate 1.
+
+    Raises:
+        PrivacyError: for any other way. In particular samples of a fixed size: adding one user then displaces another,
+            the sum moves by up to two clips, and even rate 1 would under-report.
+    """
+    if not 0 < rate <= 1:
+        raise PrivacyError(f"rate = {rate} is not a sampling rate; give one above 0 and at most 1")
+    if sampling == "poisson":
+        return rate
+    if sampling == "independent":
+        return 1.0
+    raise PrivacyError(
+        f"sampling '{sampling}' cannot be accounted for: adding one user may change who else takes part; use 'poisson'"
+    )
+
+
+@dataclass(frozen=True)
+class Release:
+    """One released sum.
+
+    Attributes:
+        query: kind of the query.
+        draw: the participation draw it belongs to: the round.
+        noise_multiplier: σ, the noise's deviation over the clip.
+        clip: C, the bound on one user's contribution.
+        rate: q, the probability that a user was drawn.
+        sampling: how users were drawn, see `counted_rate`.
+    """
+
+    query: str
+    draw: int
+    noise_multiplier: float
+    clip: float
+    rate: float = 1.0
+    sampling: str = "poisson"
+
+    def __post_init__(self) -> None:
+        for name in ("noise_multiplier", "clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise PrivacyError(
+                    f"release of '{self.query}' in draw {self.draw}: {name} = {value}; give a finite number above 0"
+                )
+        counted_rate(self.rate, self.sampling)
+
+
+class Ledger:
+    """Every release of a run, grouped by the participation draw it was made on.
+
+    Args:
+        releases: to begin with.
+    """
+
+    def __init__(self, releases: Iterable[Release] = ()) -> None:
+        self._draws: dict[int, list[Release]] = {}
+        for release in releases:
+            self.record(release)
+
+    def record(self, release: Release) -> None:
+        """Write down a release; nothing is ever taken back.
+
+        Raises:
+            PrivacyError: if the draw already has releases of another rate or another way of sampling.
+        """
+        others = self._draws.setdefault(release.draw, [])
+        if others and (others[0].rate, others[0].sampling) != (release.rate, release.sampling):
+            raise PrivacyError(
+                f"release of '{release.query}': draw {release.draw} was made by {others[0].sampling} sampling at rate "
+                f"{others[0].rate}, not {release.sampling} at {release.rate}; participants are drawn once a round"
+            )
+        others.append(release)
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """All releases, draw by draw."""
+        return tuple(chain.from_iterable(self._draws.values()))
+
+    def draws(self) -> dict[int, tuple[Release, ...]]:
+        """The releases of each participation draw."""
+        return {draw: tuple(releases) for draw, releases in self._draws.items()}
+
+    def made(self, query: str, draw: int) -> int:
+        """How often a kind of query has been released in a draw."""
+        return sum(release.query == query for release in self._draws.get(draw, ()))
+
+    def history(self) -> tuple[Draws, ...]:
+        """What an accountant sees: each draw is one step, whatever number of releases it carries."""
+        steps = Counter(
+            (
+                effective_noise_multiplier(release.noise_multiplier for release in releases),
+                counted_rate(releases[0].rate, releases[0].sampling),
+            )
+            for releases in self._draws.values()
+        )
+        return tuple(Draws(sigma, rate, number) for (sigma, rate), number in sorted(steps.items()))
+
+    def epsilon(self, delta: float, accountant: Accountant = "prv") -> float:
+        """ε of all releases together at δ; 0 if there are none. To show it to anyone, make a `Guarantee`.
+
+        Raises:
+            PrivacyError: see `accounting.epsilon`.
+        """
+        return epsilon(self.history(), delta, accountant)
+
+    def matches(self, other: Ledger) -> bool:
+        """Whether both hold the same releases, in any order."""
+        return Counter(self.releases) == Counter(other.releases)
+
+    def within(self, planned: Ledger) -> bool:
+        """Whether every release here is in the plan, and none more often than planned."""
+        return Counter(self.releases) <= Counter(planned.releases)
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-able; `from_dict` reads it back exactly."""
+        return {"releases": [asdict(release) for release in self.releases]}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Ledger:
+        """The ledger that `as_dict` described.
+
+        Raises:
+            PrivacyError: if it is not one.
+        """
+        try:
+            return cls(Release(**release) for release in saved["releases"])
+        except (KeyError, TypeError) as error:
+            raise PrivacyError(
+                f"a saved privacy ledger cannot be read ({error}); delete the checkpoint and run again"
+            ) from error

@@ -1,0 +1,208 @@
+"""What a method is going to release, and how much noise that takes: known before the first round."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from scipy import optimize
+
+from fedrec.errors import PrivacyError, did_you_mean
+from fedrec.privacy import accounting
+from fedrec.privacy.accounting import Accountant
+from fedrec.privacy.ledger import Ledger, Release, counted_rate
+
+_LARGEST_EPSILON = 300.0  # e^300 bounds nothing, and PRV's arithmetic ends soon after
+_STRONGEST_NOISE = math.log(1e6)  # log σ; no sum of users survives it
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRelease:
+    """One kind of release in a method's schedule.
+
+    Attributes:
+        query: kind of the query; a schedule lists each kind once.
+        draws: number of participation draws (rounds) it occurs in.
+        clip: C, the bound on one user's contribution.
+        per_draw: how many times it occurs within each of these draws.
+        share: its part of a draw's budget, in (0, 1]: its releases within one draw get `share` of the draw's 1/σ².
+        first: the first draw it occurs in.
+        every: draws from one occurrence to the next.
+    """
+
+    query: str
+    draws: int
+    clip: float
+    per_draw: int = 1
+    share: float = 1.0
+    first: int = 1
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("per_draw", 1), ("first", 0), ("every", 1)):
+            if getattr(self, name) < least:
+                raise PrivacyError(f"planned release of '{self.query}': {name} = {getattr(self, name)}; min. {least}")
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise PrivacyError(f"planned release of '{self.query}': clip = {self.clip}; give a finite number above 0")
+        if not 0 < self.share <= 1:
+            raise PrivacyError(f"planned release of '{self.query}': share = {self.share}; give one above 0, at most 1")
+
+    def occurs_in(self) -> range:
+        """The draws it occurs in."""
+        return range(self.first, self.first + self.draws * self.every, self.every)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every release that a method is going to make.
+
+    With a noise multiplier σ for a whole draw, a kind of share s that occurs n times in a draw gets σ_j = σ √(n/s) each
+    time: its n releases spend n/σ_j² = s/σ², and a draw whose shares sum to one spends 1/σ².
+
+    Args:
+        releases: one entry for each kind.
+        rate: q, the probability that a user takes part in a draw.
+        sampling: how users are drawn, see `ledger.counted_rate`.
+
+    Raises:
+        PrivacyError: if a kind is listed twice, or the shares of some draw sum to more than one.
+    """
+
+    releases: tuple[PlannedRelease, ...]
+    rate: float = 1.0
+    sampling: str = "poisson"
+
+    def __post_init__(self) -> None:
+        counted_rate(self.rate, self.sampling)
+        kinds = Counter(planned.query for planned in self.releases)
+        for query, times in kinds.items():
+            if times > 1:
+                raise PrivacyError(f"the schedule lists '{query}' {times} times; list it once, with `per_draw`")
+        spent: Counter[int] = Counter()
+        shares: dict[int, float] = {}
+        for planned in self.releases:
+            spent.update(planned.occurs_in())
+            for draw in planned.occurs_in():
+                shares[draw] = shares.get(draw, 0.0) + planned.share
+        for draw, share in shares.items():
+            if share > 1 + 1e-9:  # thirds and tenths do not sum exactly
+                raise PrivacyError(
+                    f"the {spent[draw]} kinds released in draw {draw} have shares that sum to {share:.4g}; at most 1"
+                )
+
+    def noise_multipliers(self, noise_multiplier: float) -> dict[str, float]:
+        """The noise multiplier of each kind, from that of a whole draw: σ_j = σ √(per_draw / share)."""
+        return {
+            planned.query: noise_multiplier * math.sqrt(planned.per_draw / planned.share) for planned in self.releases
+        }
+
+    def ledger(self, noise_multipliers: Mapping[str, float], through: int | None = None) -> Ledger:
+        """The ledger of a run that keeps to the schedule: a plan is a ledger written in advance.
+
+        Args:
+            noise_multipliers: by kind.
+            through: the last draw that has been made; None for the finished run. What a checkpoint's ledger has to
+                match.
+        """
+        return Ledger(
+            Release(planned.query, draw, noise_multipliers[planned.query], planned.clip, self.rate, self.sampling)
+            for planned in self.releases
+            for draw in planned.occurs_in()
+            if through is None or draw <= through
+            for _ in range(planned.per_draw)
+        )
+
+    def epsilon(self, noise_multipliers: Mapping[str, float], delta: float, accountant: Accountant = "prv") -> float:
+        """ε of the whole schedule at δ."""
+        return self.ledger(noise_multipliers).epsilon(delta, accountant)
+
+    def require_planned(self, query: str, draw: int, ledger: Ledger) -> None:
+        """Check a release before it is made.
+
+        Args:
+            query: its kind.
+            draw: its participation draw.
+            ledger: what has been released so far.
+
+        Raises:
+            PrivacyError: if the schedule has no such release, or all of them in this draw have been made.
+        """
+        planned = {planned.query: planned for planned in self.releases}
+        if query not in planned:
+            raise PrivacyError(f"release of '{query}' was not planned; {did_you_mean(query, planned)}")
+        draws = planned[query].occurs_in()
+        if draw not in draws:
+            raise PrivacyError(
+                f"release of '{query}' in draw {draw} was not planned: it is in {len(draws)} draws, {draws[0]} to "
+                f"{draws[-1]}; correct the method's schedule"
+            )
+        made = ledger.made(query, draw)
+        if made >= planned[query].per_draw:
+            raise PrivacyError(
+                f"release of '{query}' in draw {draw}: all {made} that were planned have been made; raise `per_draw`"
+            )
+
+
+def calibrate(schedule: Schedule, epsilon: float, delta: float, accountant: Accountant = "prv") -> dict[str, float]:
+    """The least noise with which the whole schedule keeps to (ε, δ).
+
+    Args:
+        schedule: every release of the run.
+        epsilon: the target ε, above 0.
+        delta: δ.
+        accountant: "prv" is the one that is quoted.
+
+    Returns:
+        The noise multiplier of each kind, rounded up to four digits. ε of the schedule is at most the target, and
+        within about .2% of it.
+
+    Raises:
+        PrivacyError: if no amount of noise reaches the target, or it is too large to mean anything.
+    """
+    if not 0 < epsilon <= _LARGEST_EPSILON:
+        raise PrivacyError(f"epsilon = {epsilon}; give a target above 0 and at most {_LARGEST_EPSILON:.0f}, such as 8")
+    unit = schedule.ledger(schedule.noise_multipliers(1.0)).history()
+    if not unit:
+        raise PrivacyError("the schedule has no release to add noise to; list what the method releases")
+
+    def spent(log_sigma: float, by: Accountant) -> float:
+        sigma = math.exp(log_sigma)
+        history = [draws._replace(noise_multiplier=sigma * draws.noise_multiplier) for draws in unit]
+        return accounting.epsilon(history, delta, by)
+
+    # RDP is quick and gives a place to start; it cannot resolve the smallest ε, and need not.
+    start = _least_noise(lambda x: spent(x, "rdp"), max(epsilon, 0.1), start=0.0, step=1.0, tolerance=1e-2)
+    log_sigma = _least_noise(lambda x: spent(x, accountant), epsilon, start=start, step=0.1, tolerance=2e-4)
+    return {query: _rounded_up(sigma) for query, sigma in schedule.noise_multipliers(math.exp(log_sigma)).items()}
+
+
+def _least_noise(
+    spent: Callable[[float], float], target: float, *, start: float, step: float, tolerance: float
+) -> float:
+    """The least log σ with spent(log σ) ≤ target, to an absolute tolerance and from above; `spent` falls with σ."""
+    low = high = start
+    for doubling in count():  # each step is twice the one before it
+        if spent(high) <= target:
+            break
+        low, high = high, high + step * 2**doubling
+        if high > _STRONGEST_NOISE:
+            raise PrivacyError(
+                f"epsilon = {target} cannot be shown for this schedule with any noise; take a larger one or fewer draws"
+            )
+    for doubling in count():
+        if spent(low) > target:
+            break
+        low, high = low - step * 2**doubling, low
+    root: float = optimize.brentq(lambda x: spent(x) - target, low, high, xtol=tolerance)
+    while spent(root) > target:  # the root is only as good as the tolerance
+        root += tolerance
+    return root
+
+
+def _rounded_up(value: float) -> float:
+    """To four significant digits: enough for any report, and the same on every machine."""
+    digits = 3 - math.floor(math.log10(value))
+    return math.ceil(value * 10.0**digits) / 10.0**digits

@@ -1,0 +1,206 @@
+"""LightGCN, trained centrally (He et al. 2020): the upper reference for its federated forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedrec.components import Config
+from fedrec.data.interactions import Interactions
+from fedrec.errors import DataError, ModelError, RunError
+from fedrec.graph import BipartiteGraph, propagate
+from fedrec.recommenders import trainer
+from fedrec.recommenders.losses import bpr, sampled_softmax, softmax
+from fedrec.recommenders.recommender import RECOMMENDERS, Disclosure, Tensors, Training, require_finite
+from fedrec.recommenders.sampling import Complement, pairs_of, sample_negatives
+from fedrec.recommenders.trainer import Stopping
+from fedrec.streams import Streams
+
+
+class LightGCNConfig(Config):
+    """Settings of LightGCN. The defaults were chosen by the validation NDCG@10 of three seeds on MovieLens-100K.
+
+    Attributes:
+        dim: width of the embeddings.
+        layers: propagation steps L; 0 is matrix factorisation.
+        loss: "softmax" over the whole catalogue, for some ten thousand items at most; "sampled-softmax" over negatives;
+            "bpr", the paper's own. Both softmaxes score by cosine / temperature, BPR by the inner product.
+        temperature: of the softmaxes.
+        rate: learning rate of Adam.
+        epochs: passes over all users, at most.
+        batch: users in a step, each with all of their training items.
+        negatives: drawn for each training item; "softmax" needs none.
+        l2: weight of half the mean squared norm of the layer-0 rows in a step.
+        stopping: when to look at the validation metric and when to stop; a step of the trainer is an epoch.
+    """
+
+    dim: int = Field(64, ge=1)
+    layers: int = Field(3, ge=0)
+    loss: Literal["softmax", "sampled-softmax", "bpr"] = "softmax"
+    temperature: float = Field(0.13, gt=0)
+    rate: float = Field(0.02, gt=0)
+    epochs: int = Field(150, ge=1)
+    batch: int = Field(256, ge=1)
+    negatives: int = Field(1, ge=1)
+    l2: float = Field(0.0, ge=0)
+    stopping: Stopping = Stopping(every=5, patience=8)
+
+
+@RECOMMENDERS.register("lightgcn")
+class LightGCN:
+    """Light graph convolution: layers average neighbours, and only the layer-0 embeddings are learned."""
+
+    config_class: ClassVar[type[Config]] = LightGCNConfig
+
+    def __init__(self, config: LightGCNConfig) -> None:
+        self.config = config
+        self._tables: tuple[Tensor, Tensor] | None = None
+
+    def fit(self, train: Interactions, training: Training) -> None:
+        """Learn embeddings from the training interactions.
+
+        Raises:
+            DataError: if there are none, or if a loss with negatives meets a user who has every item.
+            ModelError: if training diverged.
+        """
+        learner = LightGCNLearner(self.config, train, training.seed, training.torch_device)
+        trainer.train(learner, training, steps=self.config.epochs, stopping=self.config.stopping)
+        users, items = learner.tables()
+        self._tables = require_finite(users, "LightGCN users"), require_finite(items, "LightGCN items")
+
+    def score(self, users: Tensor) -> Tensor:
+        """Inner product (BPR) or cosine (softmax) with every item: [n] int64 -> [n, n_items]."""
+        user_table, item_table = self._fitted()
+        return user_table[users.to(user_table.device)] @ item_table.T
+
+    def tensors(self) -> Tensors:
+        """The final embeddings: a score is the product of a row of `users` and a row of `items`."""
+        users, items = self._fitted()
+        return {"users": users, "items": items}
+
+    def _fitted(self) -> tuple[Tensor, Tensor]:
+        if self._tables is None:
+            raise ModelError("LightGCN has not been fitted; call fit(train, training) before scoring")
+        return self._tables
+
+
+class LightGCNLearner:
+    """LightGCN while it learns: a step is an epoch, a pure function of the state and the epoch's number.
+
+    All randomness is drawn on the CPU, so that every device sees the same batches and negatives.
+    """
+
+    def __init__(self, config: LightGCNConfig, train: Interactions, seed: int, device: torch.device) -> None:
+        if not len(train):
+            raise DataError("LightGCN: the training part holds no interaction; check the cleaning and the split")
+        self.config, self.seed, self.device = config, seed, device
+        self.graph = BipartiteGraph.of(train).to(device)
+        self.indptr, self.items = train.csr
+        self.outside = Complement.of(self.indptr, self.items, train.n_items)
+        self.active = torch.nonzero(self.indptr.diff()).squeeze(1)  # users with nothing to learn from are passed over
+        rows = (train.n_users + train.n_items, config.dim)
+        initial = torch.randn(rows, generator=Streams(seed).generator("initialisation"))
+        # A deviation of 0.1 as in the authors' code.
+        self.embedding = torch.nn.Parameter(0.1 * initial.to(device))
+        self.optimizer = torch.optim.Adam([self.embedding], lr=config.rate, fused=True)
+        # What Adam would do at its first step: the state has all its tensors from the beginning.
+        self.optimizer.state[self.embedding] = {
+            "step": torch.zeros((), device=device),
+            "exp_avg": torch.zeros_like(self.embedding),
+            "exp_avg_sq": torch.zeros_like(self.embedding),
+        }
+
+    def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
+        """One pass over all users; logs the mean loss of a training item."""
+        draw = Streams(self.seed, number)
+        order = torch.randperm(len(self.active), generator=draw.generator("batches"))
+        negatives = draw.generator("negatives")
+        total = 0.0
+        for users in torch.split(self.active[order], self.config.batch):
+            owner, item = pairs_of(users, self.indptr, self.items)
+            loss = self._loss(users, owner, item, negatives)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            total += loss.item() * len(item)
+        return {"loss": (total / len(self.items), "simulation")}
+
+    def _loss(self, users: Tensor, owner: Tensor, item: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of a batch of users on their items."""
+        user_table, item_table = self._tables()
+        user = users[owner]
+        rows = [user, item + self.graph.n_users]
+        if self.config.loss == "softmax":
+            scores = user_table[self._there(users)] / self.config.temperature @ item_table.T
+            loss = softmax(scores, self._there(owner), self._there(item))
+        else:
+            negative = sample_negatives(generator, self.outside, user, self.config.negatives)
+            rows.append(negative.view(-1) + self.graph.n_users)
+            of_user = user_table.index_select(0, self._there(user))
+            of_item = item_table.index_select(0, self._there(item))
+            of_negative = item_table.index_select(0, self._there(negative.view(-1))).view(*negative.shape, -1)
+            positive = (of_user * of_item).sum(dim=1)
+            others = torch.einsum("md,mnd->mn", of_user, of_negative)
+            if self.config.loss == "bpr":
+                loss = bpr(positive, others)
+            else:
+                loss = sampled_softmax(positive / self.config.temperature, others / self.config.temperature)
+        if self.config.l2:
+            norms = self.embedding.square().sum(dim=1)
+            loss = loss + self.config.l2 / 2 * sum(norms.index_select(0, self._there(row)).mean() for row in rows)
+        return loss
+
+    def _there(self, codes: Tensor) -> Tensor:
+        return codes.to(self.device)
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        final = propagate(self.graph, self.embedding, self.config.layers)
+        if self.config.loss != "bpr":
+            final = F.normalize(final, dim=1)
+        return final[: self.graph.n_users], final[self.graph.n_users :]
+
+    @torch.no_grad()
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """[n_users, dim] and [n_items, dim] whose products are the scores under the present state."""
+        return self._tables()
+
+    def score(self, users: Tensor) -> Tensor:
+        """Scores of every item under the present state: [n, n_items]."""
+        user_table, item_table = self.tables()
+        return user_table[self._there(users)] @ item_table.T
+
+    def state(self) -> Tensors:
+        """Layer-0 embeddings and Adam's state."""
+        adam = self.optimizer.state[self.embedding]
+        return {"embedding": self.embedding.detach(), **{f"adam.{name}": tensor for name, tensor in adam.items()}}
+
+    def restore(self, state: Tensors) -> None:
+        """Continue from a state.
+
+        Raises:
+            RunError: if a tensor has another shape.
+        """
+        for name, tensor in self.state().items():
+            if state[name].shape != tensor.shape:
+                raise RunError(
+                    f"the checkpoint's {name} has shape {list(state[name].shape)} and this configuration needs "
+                    f"{list(tensor.shape)}; it was written for other data or settings: delete it and run again"
+                )
+            tensor.copy_(state[name])
+
+    def facts(self) -> Mapping[str, object]:
+        """What the state was learned with."""
+        return {"seed": self.seed, "settings": self.config.model_dump(mode="json")}
+
+    def restore_facts(self, facts: Mapping[str, object]) -> None:
+        """Refuse to continue what was begun with another seed or other settings."""
+        if dict(facts) != self.facts():
+            raise RunError(
+                f"the checkpoint was written with {dict(facts)} and this run has {self.facts()}; "
+                "delete it and run again, or run with those settings"
+            )

@@ -1,0 +1,253 @@
+"""What is a candidate, who is in which mean, and what validation may know."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedrec.components import build_config
+from fedrec.errors import ConfigError, DataError, ModelError
+from fedrec.evaluation import METRICS, EvaluationConfig, evaluate, make_validator, metric_of
+
+from .small import random_scores, random_split, split_of, table_scorer
+
+CONFIG = EvaluationConfig(k=(1, 2), metric="recall@2")
+
+
+def evaluation(**settings: object) -> EvaluationConfig:
+    config = build_config(EvaluationConfig, settings, "evaluation")
+    assert isinstance(config, EvaluationConfig)
+    return config
+
+
+def falling(n_users: int, n_items: int) -> torch.nn.Module:
+    """Everyone's best item is 0, then 1, ..."""
+    return table_scorer(-torch.arange(float(n_items)).repeat(n_users, 1))
+
+
+# Users 0 and 1 are warm, user 2 is cold (no training item), user 3 has no test item.
+SPLIT = split_of(
+    4,
+    6,
+    train=[(0, 0), (1, 1), (1, 2), (3, 0)],
+    valid=[(0, 1), (1, 3)],
+    test=[(0, 2), (0, 5), (1, 4), (2, 0)],
+    items={"genres": ["A", "A", "B", "B", "A|B", None]},
+)
+
+
+def test_lists_leave_out_training_and_validation_items() -> None:
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, seed=0)
+    assert found.lists.users.tolist() == [0, 1, 2]
+    assert found.lists.items.tolist() == [[2, 3], [0, 4], [0, 1]]
+
+
+def test_overall_values_by_hand_are_those_of_warm_users() -> None:
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, seed=0)
+    assert found.users.tolist() == [0, 1]
+    assert found.per_user["recall@1"].tolist() == [0.5, 0.0]
+    assert found.per_user["recall@2"].tolist() == [0.5, 1.0]
+    assert found.value("recall@2") == 0.75
+    assert (found.value("users"), found.value("interactions")) == (2, 3)
+    assert found.value("coverage@2") == 4 / 6  # items 2, 3, 0 and 4; item 1 is in the cold user's list alone
+
+
+def test_cold_users_are_a_segment_of_their_own() -> None:
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, seed=0)
+    assert (found.value("users", "cold-users"), found.value("interactions", "cold-users")) == (1, 1)
+    assert found.value("recall@1", "cold-users") == 1.0
+
+
+def test_cold_items_count_overall_and_are_a_segment() -> None:
+    """Items 4 and 5 occur in no training interaction: user 0 holds out item 5, user 1 item 4."""
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, seed=0)
+    assert (found.value("users", "cold-items"), found.value("interactions", "cold-items")) == (2, 2)
+    assert found.value("recall@2", "cold-items") == 0.5
+
+
+def test_without_cold_users_or_items_there_is_no_such_segment() -> None:
+    warm = split_of(2, 3, [(0, 0), (1, 1), (1, 2)], [], [(0, 1), (1, 0)])
+    assert {row.group for row in evaluate(falling(2, 3), warm, CONFIG, 0).rows} == {
+        "",
+        "activity=low",
+        "activity=middle",
+    }
+
+
+def test_list_level_rows_by_hand() -> None:
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, seed=0)
+    assert found.value("personalization@2") == 1.0
+    # Popularity 2 1 1 0 0 0: lists {2, 3} and {0, 4} have means 1/2 and 1, histories {0} and {1, 2} have 2 and 1.
+    assert found.value("popularity-lift@2") == 0.75 / 1.5
+    # Genres B and B; A and A|B.
+    assert found.per_user["intra-list-diversity@2"].tolist() == pytest.approx([0.0, 1 - 0.5**0.5])
+
+
+def test_a_full_evaluation_has_every_metric_and_no_other() -> None:
+    found = evaluate(
+        table_scorer(random_scores(90, 40)), random_split(90, 40), evaluation(k=[3, 5], metric="ndcg@5"), 0
+    )
+    assert {metric_of(row.metric).name for row in found.rows} == set(METRICS)
+    assert len({(row.metric, row.group) for row in found.rows}) == len(found.rows)
+    assert all(torch.isfinite(torch.tensor(row.value)) for row in found.rows)
+    for metric, values in found.per_user.items():
+        assert len(values) == len(found.users) == 90
+        assert found.value(metric) == float(values.mean())
+
+
+def test_group_rows_are_means_over_the_group() -> None:
+    split = random_split(90, 40)
+    found = evaluate(table_scorer(random_scores(90, 40)), split, evaluation(k=[10]), 0)
+    for gender in ("F", "M"):
+        members = torch.tensor((split.train.user_attributes["gender"] == gender).to_numpy(copy=True))[found.users]
+        assert found.value("users", f"gender={gender}") == float(members.sum())
+        assert found.value("ndcg@10", f"gender={gender}") == pytest.approx(
+            float(found.per_user["ndcg@10"][members].mean())
+        )
+    women, men = found.value("ndcg@10", "gender=F"), found.value("ndcg@10", "gender=M")
+    assert found.value("ndcg@10-gap", "gender") == abs(women - men)
+    assert found.value("ndcg@10-worst-group", "gender") == min(women, men)
+    assert found.value("ndcg@10-ratio", "gender") == min(women, men) / max(women, men)
+
+
+def test_small_groups_are_reported_and_left_out_of_the_gap() -> None:
+    """19 users of a third group, who get everything right, move no gap; with a 20th they do."""
+    for extra, counted in ((19, False), (20, True)):
+        labels = ["a"] * 20 + ["b"] * 20 + ["c"] * extra
+        n = len(labels)
+        pairs = [(user, 0) for user in range(n)], [(user, 1 if user >= 40 else 2) for user in range(n)]
+        split = split_of(n, 4, pairs[0], [], pairs[1], users={"kind": list(labels)})
+        found = evaluate(falling(n, 4), split, evaluation(k=[1], metric="ndcg@1", groups=["kind"]), 0)
+        assert found.value("users", "kind=c") == extra
+        assert found.value("recall@1", "kind=c") == 1.0
+        assert found.value("recall@1-gap", "kind") == float(counted)
+
+
+def test_a_single_group_has_no_gap() -> None:
+    split = split_of(2, 3, [(0, 0), (1, 0)], [], [(0, 1), (1, 2)], users={"kind": ["a", "a"]})
+    rows = evaluate(falling(2, 3), split, evaluation(k=[1], metric="ndcg@1", groups=["kind"]), 0).rows
+    assert not [row for row in rows if row.group == "kind"]
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_orders_ties_otherwise() -> None:
+    split, flat = random_split(60, 40), table_scorer(torch.zeros(60, 40))
+    first = evaluate(flat, split, evaluation(), 0)
+    assert evaluate(flat, split, evaluation(), 0).rows == first.rows
+    assert evaluate(flat, split, evaluation(), 1).rows != first.rows
+
+
+def test_a_perfect_and_a_perverse_scorer() -> None:
+    split = random_split(60, 40)
+    truth = torch.zeros(60, 40)
+    truth[torch.from_numpy(split.test.user), torch.from_numpy(split.test.item)] = 1.0
+    perfect = evaluate(table_scorer(truth), split, evaluation(), 0)
+    perverse = evaluate(table_scorer(-truth), split, evaluation(), 0)
+    for metric in ("recall@5", "ndcg@5", "ndcg@20", "mrr@5", "map@5", "hit-rate@5"):
+        assert perfect.value(metric) == 1.0
+        assert perverse.value(metric) == 0.0
+
+
+def test_validation_by_hand() -> None:
+    """Training items are no candidates, test items are: user 0 ranks 1 first, user 1 ranks 0, then 3."""
+    first = make_validator(SPLIT, evaluation(k=[1, 2], metric="mrr@2"), 0)
+    assert first is not None
+    assert first(falling(4, 6)) == (1 + 1 / 2) / 2
+
+
+def test_validation_is_of_warm_users() -> None:
+    split = split_of(2, 3, [(0, 0)], [(0, 1), (1, 2)], [(0, 2)])
+    validate = make_validator(split, CONFIG, 0)
+    assert validate is not None
+    asked: list[int] = []
+
+    def score(users: Tensor) -> Tensor:
+        asked.extend(users.tolist())
+        return torch.zeros(len(users), 3)
+
+    validate(score)
+    assert asked == [0]
+
+
+def test_nothing_held_out_is_no_validator() -> None:
+    assert make_validator(split_of(1, 2, [(0, 0)], [], [(0, 1)]), CONFIG, 0) is None
+
+
+def test_a_validator_does_not_hold_the_test_part() -> None:
+    """Neither by value (another test part changes nothing) nor by reference (none of its arrays can be reached)."""
+    split = random_split(30, 40)
+    score = table_scorer(random_scores(30, 40))
+    validate = make_validator(split, evaluation(), 0)
+    other = make_validator(replace(split, test=split.train), evaluation(), 0)
+    assert validate is not None
+    assert other is not None
+    assert validate(score) == other(score)
+
+    forbidden = {id(split), id(split.test), id(split.test.user), id(split.test.item), *map(id, split.test.csr)}
+    # Modules and the functions' globals lead everywhere; a closure is what a function holds.
+    seen: set[int] = set()
+    left: list[object] = [cell.cell_contents for cell in getattr(validate, "__closure__", None) or ()]
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, type):
+            continue
+        seen.add(id(one))
+        left += [held for held in gc.get_referents(one) if not isinstance(held, type)]
+    assert len(seen) > 10
+    assert not seen & forbidden
+
+
+def test_a_diverged_model_raises() -> None:
+    broken = table_scorer(torch.full((4, 6), float("nan")))
+    validate = make_validator(SPLIT, CONFIG, 0)
+    assert validate is not None
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        validate(broken)
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        evaluate(broken, SPLIT, CONFIG, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": []}, r"evaluation\.k = \[\]: give at least one"),
+        ({"k": [5, 5], "metric": "ndcg@5"}, r"evaluation\.k = \[5, 5\]: give .* each once"),
+        ({"k": [0]}, r"evaluation\.k\.0 = 0: .* greater than or equal to 1"),
+        ({"metric": "ncdg@10"}, r"evaluation\.metric = 'ncdg@10': .* did you mean 'ndcg'"),
+        ({"metric": "ndcg@7"}, r"evaluation\.metric = 'ndcg@7': its k must be one of 5, 10, 20"),
+        ({"metric": "ndcg"}, r"evaluation\.metric = 'ndcg': its k must be one of"),
+        ({"bootstrap": 10}, r"evaluation\.bootstrap = 10"),
+        ({"ks": [5]}, "unknown key 'ks'; did you mean 'k'"),
+    ],
+)
+def test_bad_settings_are_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluation(**settings)
+
+
+def test_k_beyond_the_catalogue_raises_before_training() -> None:
+    with pytest.raises(ConfigError, match="k = 20 exceeds the catalogue of 6 items"):
+        make_validator(SPLIT, EvaluationConfig(), 0)
+    with pytest.raises(ConfigError, match="k = 20 exceeds the catalogue of 6 items"):
+        evaluate(falling(4, 6), SPLIT, EvaluationConfig(), 0)
+
+
+def test_unknown_columns_raise() -> None:
+    with pytest.raises(ConfigError, match="no user column 'gender'"):
+        evaluate(falling(4, 6), SPLIT, evaluation(k=[1], metric="ndcg@1", groups=["gender"]), 0)
+    with pytest.raises(ConfigError, match="no item column 'genre'; did you mean 'genres'"):
+        evaluate(falling(4, 6), SPLIT, evaluation(k=[1], metric="ndcg@1", categories="genre"), 0)
+
+
+def test_a_split_without_histories_raises() -> None:
+    with pytest.raises(DataError, match="both a training item and a held-out item"):
+        evaluate(falling(2, 3), split_of(2, 3, [(0, 0)], [], [(1, 1)]), CONFIG, 0)
+
+
+def test_an_unknown_row_names_the_nearest() -> None:
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, 0)
+    with pytest.raises(ConfigError, match="no metric 'recal@2' among the overall values; did you mean 'recall@2'"):
+        found.value("recal@2")

@@ -1,0 +1,199 @@
+"""Lists are exact, ties follow the hash, and nothing else moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedrec.errors import ConfigError, ModelError
+from fedrec.evaluation.topk import BLOCK, Csr, TopK, _largest, rows_of, tie_hash, top_k
+from fedrec.streams import Streams, keys_of
+
+from .small import csr_of
+
+TIES = Streams(7)
+
+
+def keys(letter: str, n: int) -> Tensor:
+    return keys_of(f"{letter}{code}" for code in range(n))
+
+
+def ranked(scores: Tensor, k: int, *exclude: Csr, seed: int = 7, chunk: int | None = None) -> TopK:
+    """Lists of all users for a table of scores."""
+    n_users, n_items = scores.shape
+    return top_k(
+        lambda users: scores[users],
+        torch.arange(n_users),
+        k,
+        exclude=exclude,
+        user_keys=keys("u", n_users),
+        item_keys=keys("i", n_items),
+        ties=Streams(seed),
+        chunk=chunk,
+    )
+
+
+def reference(scores: Tensor, k: int, excluded: list[list[int]]) -> list[list[int]]:
+    """The definition, item by item: score descending, then hash ascending."""
+    n_users, n_items = scores.shape
+    hashes = tie_hash(TIES, keys("u", n_users).unsqueeze(1), keys("i", n_items)).tolist()
+    lists = []
+    for user, row in enumerate(scores.tolist()):
+        candidates = [item for item in range(n_items) if item not in excluded[user]]
+        best = sorted(candidates, key=lambda item: (-row[item], hashes[user][item]))[:k]
+        lists.append(best + [-1] * (k - len(best)))
+    return lists
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Tensor, int, list[list[int]]]:
+    """Scores with many ties or none, some items excluded; 150 items reach the path over blocks."""
+    n_users, n_items = draw(st.integers(1, 4)), draw(st.sampled_from([1, 5, 16, 40, 150]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    levels = draw(st.sampled_from([1, 2, 5, 1_000_000]))
+    scores = torch.randint(levels, (n_users, n_items), generator=generator).float() / 4 - 1
+    share = draw(st.sampled_from([0.0, 0.3, 0.97]))
+    excluded = torch.rand(n_users, n_items, generator=generator) < share
+    return scores, draw(st.integers(1, min(n_items, 20))), [row.nonzero().squeeze(1).tolist() for row in excluded]
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(), st.integers(1, 5))
+def test_lists_are_the_definition_for_any_chunk(problem: tuple[Tensor, int, list[list[int]]], chunk: int) -> None:
+    scores, k, excluded = problem
+    lists = ranked(scores, k, csr_of(excluded), chunk=chunk)
+    assert lists.items.tolist() == reference(scores, k, excluded)
+    expected = scores.double().gather(1, lists.items.clamp(min=0)).where(lists.items >= 0, -torch.inf)
+    torch.testing.assert_close(lists.scores, expected, rtol=0, atol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(), st.integers(0, 2**32))
+def test_recoding_items_recodes_the_lists(problem: tuple[Tensor, int, list[list[int]]], seed: int) -> None:
+    """Codes decide nothing: with ties, too, the order is that of the original ids."""
+    scores, k, _ = problem
+    n_users, n_items = scores.shape
+    code = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
+    recoded = top_k(
+        lambda users: scores[users][:, code],
+        torch.arange(n_users),
+        k,
+        exclude=(),
+        user_keys=keys("u", n_users),
+        item_keys=keys("i", n_items)[code],
+        ties=TIES,
+    )
+    assert torch.equal(code[recoded.items], ranked(scores, k).items)
+
+
+def test_values_worked_by_hand() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.9, 0.2]])
+    first, second = sorted((1, 3), key=lambda item: int(tie_hash(TIES, keys("u", 1), keys("i", 5)[item])))
+    lists = ranked(scores, 3)
+    assert lists.items.tolist() == [[first, second, 2]]
+    torch.testing.assert_close(lists.scores, torch.tensor([[0.9, 0.9, 0.5]]).double(), rtol=0, atol=1e-7)
+
+
+def test_tie_order_is_pinned() -> None:
+    """The order is part of what a published run means: it must survive every rewrite."""
+    assert ranked(torch.zeros(2, 6), 6, seed=0).items.tolist() == [[2, 0, 3, 5, 4, 1], [4, 0, 5, 2, 3, 1]]
+
+
+def test_tie_order_depends_on_user_and_seed() -> None:
+    flat = torch.zeros(3, 50)
+    lists = ranked(flat, 50).items
+    assert not torch.equal(lists[0], lists[1])
+    assert not torch.equal(lists, ranked(flat, 50, seed=8).items)
+
+
+def test_negative_zero_ties_with_zero() -> None:
+    signed = torch.zeros(1, 30)
+    signed[0, ::2] = -0.0
+    assert torch.equal(ranked(signed, 10).items, ranked(torch.zeros(1, 30), 10).items)
+
+
+def test_excluded_items_never_appear_and_lists_are_padded() -> None:
+    lists = ranked(torch.tensor([[3.0, 2.0, 1.0, 0.0]]), 4, csr_of([[0]]), csr_of([[2]]))
+    assert lists.items.tolist() == [[1, 3, -1, -1]]
+    assert lists.scores.tolist() == [[2.0, 0.0, -torch.inf, -torch.inf]]
+
+
+@pytest.mark.parametrize("n_items", [BLOCK, BLOCK + 3])
+def test_scores_are_never_written_to(n_items: int) -> None:
+    popularity = torch.arange(float(n_items))
+    shared = popularity.clone().expand(2, -1)
+    ranked(shared, 5, csr_of([[0, 1], [2]]))
+    assert torch.equal(shared[0], popularity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_floating_type_with_or_without_gradient(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0]], dtype=dtype, requires_grad=True)
+    lists = ranked(scores, 2)
+    assert lists.items.tolist() == [[1, 2]]
+    assert not lists.scores.requires_grad
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("item", [0, 4])
+def test_a_score_that_is_not_finite_raises_even_if_excluded(bad: float, item: int) -> None:
+    scores = torch.zeros(3, 5)
+    scores[1, item] = bad
+    with pytest.raises(ModelError, match="1 NaN or infinite values"):
+        ranked(scores, 2, csr_of([[4], [4], [4]]))
+
+
+@pytest.mark.parametrize(
+    "score", [lambda u: torch.zeros(len(u), 4), lambda u: torch.zeros(5), lambda u: torch.zeros(len(u), 5).long()]
+)
+def test_scores_of_the_wrong_shape_or_type_raise(score: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ModelError, match=r"return floating-point scores of shape \[2, 5\]"):
+        top_k(score, torch.arange(2), 2, exclude=(), user_keys=keys("u", 2), item_keys=keys("i", 5), ties=TIES)
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_k_outside_the_catalogue_raises(k: int) -> None:
+    with pytest.raises(ConfigError, match=f"k = {k} .* 5 items"):
+        ranked(torch.zeros(1, 5), k)
+
+
+def test_a_constant_scorer_ranks_at_chance() -> None:
+    """False alarm rate 1e-6 each: the hit rate of a fixed item is binomial, and the first item is uniform."""
+    n_users, n_items, k = 3000, 100, 10
+    lists = ranked(torch.zeros(n_users, n_items), k)
+    for item in (0, 57, 99):
+        hits = int((lists.items == item).sum())
+        assert scipy.stats.binomtest(hits, n_users, k / n_items).pvalue > 1e-6
+    first = torch.bincount(lists.items[:, 0], minlength=n_items)
+    assert scipy.stats.chisquare(first.numpy()).pvalue > 1e-6
+
+
+@given(st.integers(0, 2**32), st.sampled_from([2, 1000]))
+@settings(max_examples=30, deadline=None)
+def test_largest_finds_the_values_of_topk(seed: int, levels: int) -> None:
+    scores = torch.randint(levels, (3, 40 * BLOCK), generator=torch.Generator().manual_seed(seed)).float()
+    values, columns = _largest(scores, 9)
+    assert torch.equal(values, scores.topk(9).values)
+    assert torch.equal(scores.gather(1, columns), values)
+    assert all(len(set(row)) == 9 for row in columns.tolist())
+
+
+def test_rows_of_and_hits() -> None:
+    csr = csr_of([[2, 0], [], [1], [0, 1, 3]])
+    row, item = rows_of(csr, torch.tensor([3, 1, 0]))
+    assert row.tolist() == [0, 0, 0, 2, 2]
+    assert item.tolist() == [0, 1, 3, 0, 2]
+    lists = TopK(torch.tensor([3, 1, 0]), torch.tensor([[2, 3], [0, 1], [2, -1]]), torch.zeros(3, 2))
+    assert lists.hits(csr).tolist() == [[False, True], [False, False], [True, False]]
+
+
+def test_an_empty_place_is_no_hit_on_the_item_before() -> None:
+    """-1 in the second row has the flat position of the last item of the first."""
+    lists = TopK(torch.arange(2), torch.tensor([[0, 1], [0, -1]]), torch.zeros(2, 2))
+    assert lists.hits(csr_of([[1], [1]])).tolist() == [[False, True], [False, False]]

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiment.tiny import EACH, ITEMS, USERS, experiment, write_experiment, write_ratings
+from fedrec.errors import FedrecError, ModelError, RunError
+from fedrec.experiment import ExperimentConfig, RunDirectory, Step, read_config, resume, run, store
+
+TABLES = ("metrics.csv", "history.csv")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the configuration and the data."""
+    path = tmp_path_factory.mktemp("tiny")
+    write_experiment(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> ExperimentConfig:
+    return read_config(folder / "tiny.toml")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, config: ExperimentConfig) -> Path:
+    """The folder of an uninterrupted run."""
+    return run(config, folder / "run")
+
+
+def own(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"name": kind.lower(), "method": {"kind": f"experiment.own:{kind}", **settings}}
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_the_directory_holds_what_it_should(finished: Path, config: ExperimentConfig) -> None:
+    assert read_config(finished / "config.toml") == config
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["finished"] is True
+    assert manifest["data"]["interactions"] == {"train": USERS * (EACH - 2), "valid": USERS, "test": USERS}
+    assert manifest["seeds"] == [3, 5]
+    assert any("file order" in note for note in manifest["split"]["notes"])
+    for name in ("train", "valid", "test"):
+        part = pd.read_parquet(finished / "split" / f"{name}.parquet")
+        assert list(part.columns) == ["user", "item", "rating", "time"]
+        assert part["user"].str.startswith("u").all()
+        assert part["item"].str.startswith("m").all()
+    for arm in config.arms:
+        for seed in config.seeds:
+            assert (finished / "arms" / arm.name / f"seed-{seed}" / "model.safetensors").exists()
+    assert not list(finished.rglob("*.part"))
+
+
+def test_lists_are_ranked_leave_out_what_is_known_and_give_the_metrics(finished: Path) -> None:
+    """Recall@5 of every arm and seed, once more from the files alone."""
+    metrics = pd.read_csv(finished / "metrics.csv", keep_default_na=False)
+    train, valid, test = (
+        pd.read_parquet(finished / "split" / f"{name}.parquet") for name in ("train", "valid", "test")
+    )
+    known = set(zip(train["user"], train["item"], strict=True)) | set(zip(valid["user"], valid["item"], strict=True))
+    relevant = set(zip(test["user"], test["item"], strict=True))
+    rows = metrics[(metrics["metric"] == "recall@5") & (metrics["group"] == "") & (metrics["split"] == "test")]
+    assert len(rows) == 4 * 2
+    for row in rows.itertuples():
+        lists = pd.read_parquet(finished / "arms" / str(row.arm) / f"seed-{row.seed}" / "topk.parquet")
+        assert list(lists.columns) == ["user", "rank", "item", "score"]
+        assert (lists.groupby("user")["rank"].agg(list).map(lambda ranks: ranks == [1, 2, 3, 4, 5])).all()
+        assert (lists.groupby("user")["score"].diff().dropna() <= 0).all()
+        shown = set(zip(lists["user"], lists["item"], strict=True))
+        assert not shown & known
+        assert len(shown & relevant) / USERS == pytest.approx(row.value)
+
+
+def test_the_summary_is_that_of_the_tables(finished: Path, config: ExperimentConfig) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    metrics = pd.read_csv(finished / "metrics.csv", keep_default_na=False)
+    assert list(summary["arms"]) == ["popularity", "central", "federated", "private"]
+    for arm, content in summary["arms"].items():
+        ndcg = content["metrics"]["ndcg@5"]
+        rows = metrics[(metrics["arm"] == arm) & (metrics["metric"] == "ndcg@5") & (metrics["group"] == "")]
+        of_test = rows[rows["split"] == "test"]["value"].tolist()
+        assert ndcg["per_seed"] == of_test
+        assert ndcg["mean"] == pytest.approx(sum(of_test) / 2)
+        assert ndcg["ci95"][0] <= ndcg["mean"] <= ndcg["ci95"][1]
+        assert content["metrics"]["coverage@5"]["ci95"] is None  # not a mean over users
+        assert content["seconds"] > 0
+    assert summary["arms"]["central"]["communication"] is None
+    assert summary["arms"]["federated"]["communication"]["rounds"] == 6
+    assert summary["arms"]["federated"]["guarantee"] is None
+    assert 0 < summary["arms"]["private"]["guarantee"]["epsilon"] <= 8.0
+    assert "one user" in summary["arms"]["private"]["guarantee"]["in_words"]
+
+
+def test_every_pair_of_arms_is_tested_once(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    pairs = {(test["a"], test["b"]) for test in summary["tests"]}
+    assert len(summary["tests"]) == len(pairs) == 6
+    for test in summary["tests"]:
+        means = [summary["arms"][test[side]]["metrics"]["ndcg@5"]["mean"] for side in ("a", "b")]
+        assert test["difference"] == pytest.approx(means[0] - means[1], abs=1e-12)
+        assert test["users"] == USERS  # seeds are averaged first: they are no further users
+        assert test["p_bootstrap"] <= test["p_bootstrap_holm"] <= 1
+    smallest = min(summary["tests"], key=lambda test: float(test["p_wilcoxon"]))
+    assert smallest["p_wilcoxon_holm"] == pytest.approx(min(1.0, 6 * smallest["p_wilcoxon"]))
+
+
+def test_history_is_in_order_and_says_what_a_deployment_never_sees(finished: Path) -> None:
+    history = pd.read_csv(finished / "history.csv")
+    federated = history[(history["arm"] == "federated") & (history["seed"] == 3)]
+    assert federated["round"].is_monotonic_increasing
+    assert federated["round"].max() == 6
+    assert set(federated[federated["name"] == "validation"]["round"]) == {2, 4, 6}
+    assert set(history["disclosure"]) <= {"released", "simulation"}
+
+
+def test_the_same_configuration_gives_the_same_bytes(finished: Path, config: ExperimentConfig, tmp_path: Path) -> None:
+    again = run(config, tmp_path / "again")
+    for name in TABLES:
+        assert (again / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_other_seeds_give_other_numbers_on_the_same_split(
+    finished: Path, config: ExperimentConfig, tmp_path: Path
+) -> None:
+    other = run(config.model_copy(update={"seeds": (4,), "arms": config.arms[2:3]}), tmp_path / "other")
+    assert (other / "metrics.csv").read_text().splitlines()[1:] != (finished / "metrics.csv").read_text().splitlines()[
+        1:
+    ]
+    for name in ("train", "valid", "test"):
+        assert (other / "split" / f"{name}.parquet").read_bytes() == (
+            finished / "split" / f"{name}.parquet"
+        ).read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the library catches it."""
+
+
+@contextmanager
+def killed_at_write(number: int) -> Iterator[None]:
+    """Die at the n-th write of a file, before its content is in place."""
+    writes = 0
+    original = store.write_atomically
+
+    def write(path: Path, content: bytes | str) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == number:
+            (path.parent / f".{path.name}.part").write_bytes(b"half")
+            raise Killed
+        original(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("store", "summary"):
+            patch.setattr(f"fedrec.experiment.{module}.write_atomically", write)
+        yield
+    assert writes >= number, f"there are only {writes} writes"
+
+
+@pytest.mark.parametrize("writes", [(6,), (7, 1), (15, 3, 2), (23,), (31, 4), (41,)])
+def test_a_run_killed_at_any_write_is_finished_with_the_same_bytes(
+    finished: Path, config: ExperimentConfig, tmp_path: Path, writes: tuple[int, ...]
+) -> None:
+    """Killed while beginning an arm, within one, between its files; and again while being resumed."""
+    path = tmp_path / "run"
+    with pytest.raises(Killed), killed_at_write(writes[0]):
+        run(config, path)
+    assert RunDirectory(path).begun
+    assert not RunDirectory(path).finished
+    with pytest.raises(RunError, match="unfinished run; finish it with: fedrec resume"):
+        run(config, path)
+    for number in writes[1:]:
+        with pytest.raises(Killed), killed_at_write(number):
+            resume(path)
+    resume(path)
+    for name in TABLES:
+        assert (path / name).read_bytes() == (finished / name).read_bytes()
+    summaries = [json.loads((of / "summary.json").read_text()) for of in (path, finished)]
+    for summary in summaries:
+        for arm in summary["arms"].values():
+            del arm["seconds"]
+    assert summaries[0] == summaries[1]
+    assert not list(path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("number", [1, 4, 5])
+def test_a_run_killed_while_beginning_leaves_a_folder_that_can_be_taken(
+    config: ExperimentConfig, tmp_path: Path, number: int
+) -> None:
+    small = config.model_copy(update={"arms": config.arms[:1], "seeds": (3,)})
+    with pytest.raises(Killed), killed_at_write(number):
+        run(small, tmp_path / "run")
+    assert not RunDirectory(tmp_path / "run").begun
+    run(small, tmp_path / "run")
+
+
+def test_sigkill(finished: Path, folder: Path, tmp_path: Path) -> None:
+    """A process that is killed for good in the middle of training, after its checkpoint."""
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from fedrec.experiment import FileCheckpoints, read_config, run\n"
+        "save = FileCheckpoints.save\n"
+        "def save_and_die(self, tensors, facts):\n"
+        "    save(self, tensors, facts)\n"
+        "    if 'federated' in self.path.parts:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "FileCheckpoints.save = save_and_die\n"
+        "run(read_config(Path(sys.argv[1])), Path(sys.argv[2]))\n"
+    )
+    path = tmp_path / "run"
+    died = subprocess.run([sys.executable, "-c", script, str(folder / "tiny.toml"), str(path)], check=False)
+    assert died.returncode == -9
+    assert (path / "arms" / "federated" / "seed-3" / "checkpoint.safetensors").exists()
+    assert not (path / "arms" / "federated" / "seed-3" / "result.json").exists()
+    resume(path)
+    for name in TABLES:
+        assert (path / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_finished_run_is_refused_and_left_alone(finished: Path, config: ExperimentConfig) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="holds a finished run; choose another --out"):
+        run(config, finished)
+    assert resume(finished) == finished
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: write_ratings(path / "ratings.csv", extra=(("u1", "m1", 5, 99),)), "the data changed"),
+        (lambda path: append(path / "run" / "config.toml", "# note\n"), "config.toml: changed since"),
+    ],
+)
+def test_what_changed_since_it_began_is_not_resumed(tmp_path: Path, change: Any, said: str) -> None:
+    config = read_config(write_experiment(tmp_path, seeds=[1]))
+    with pytest.raises(Killed), killed_at_write(7):
+        run(config, tmp_path / "run")
+    change(tmp_path)
+    with pytest.raises(RunError, match=said):
+        resume(tmp_path / "run")
+
+
+def test_a_method_of_ones_own_runs_from_its_module(folder: Path, tmp_path: Path) -> None:
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", arms=[own("Constant", value=2.5)], seeds=[0]))
+    steps: list[Step] = []
+    path = run(config, tmp_path / "run", steps.append)
+    assert read_config(path / "config.toml") == config
+    assert [(step.done, step.planned, step.job, step.jobs) for step in steps] == [(0, 0, 1, 1), (1, 1, 1, 1)]
+    lists = pd.read_parquet(path / "arms" / "constant" / "seed-0" / "topk.parquet")
+    assert (lists["score"] == 2.5).all()
+    assert "constant,0,1,value,2.5,simulation" in (path / "history.csv").read_text()
+
+
+def test_a_diverged_arm_raises_and_keeps_what_was_finished_before(folder: Path, tmp_path: Path) -> None:
+    arms = [own("Constant"), own("Diverged")]
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", arms=arms, seeds=[0]))
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        run(config, tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").arm("constant", 0).finished
+    assert not RunDirectory(tmp_path / "run").arm("diverged", 0).finished
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+    with pytest.raises(ModelError):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation": {"k": [ITEMS + 1], "metric": f"ndcg@{ITEMS + 1}"}},
+        {"evaluation": {"groups": ["shoe_size"]}},
+        {"evaluation": {"categories": "colour"}},
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_anything_is_written(
+    folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", **changes))
+    with pytest.raises(FedrecError):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_validation_part_an_arm_trains_to_the_end(folder: Path, tmp_path: Path) -> None:
+    data = experiment(folder / "ratings.csv")["data"] | {"split": {"kind": "ratio", "valid": 0.0, "test": 0.3}}
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", data=data, seeds=[0]))
+    path = run(config.model_copy(update={"arms": config.arms[2:3]}), tmp_path / "run")
+    metrics = pd.read_csv(path / "metrics.csv")
+    assert set(metrics["split"]) == {"test"}

@@ -1,0 +1,138 @@
+"""The methods: identities that hold exactly, and that they learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedrec.components import build_config
+from fedrec.data.interactions import Interactions
+from fedrec.errors import ConfigError
+from fedrec.federated import METHODS, Ask, Cohort, Devices, Federation, LocalEngine, ParticipationConfig, State
+from fedrec.federated.method import NobodyAnswered
+from fedrec.federated.methods import (
+    EgoLightGCN,
+    EgoLightGCNConfig,
+    Popularity,
+    PopularityConfig,
+    Spectral,
+    SpectralConfig,
+)
+from fedrec.federated.server_optimizer import ServerOptimizerConfig, server_step
+from fedrec.recommenders.recommender import Tensors
+from fedrec.recommenders.sampling import negatives
+from fedrec.streams import Streams
+
+FEDERATION = Federation(n_users=40, n_items=25, streams=Streams(0), dtype=torch.float64)
+
+
+def run(method: Popularity | Spectral | EgoLightGCN, devices: Devices, rounds: int | None = None) -> Tensors:
+    engine, state = LocalEngine(devices, Streams(0)), method.start(FEDERATION)
+    for number in range(1, (rounds or method.rounds) + 1):
+        state = method.round(state, Ask(engine, number))
+    return state
+
+
+def test_popularity_is_the_count(devices: Devices) -> None:
+    method = Popularity(PopularityConfig())
+    scores = method.score(run(method, devices), devices.cohort(torch.arange(3)), State())
+    assert torch.equal(scores, torch.bincount(devices.items, minlength=25).double().expand(3, -1))
+
+
+def test_gram_and_subspace_find_the_same_projector(devices: Devices) -> None:
+    one_shot = run(Spectral(SpectralConfig(factors=3)), devices)
+    iterated = run(Spectral(SpectralConfig(factors=3, release="subspace", iterations=200)), devices)
+    first, second = (state["basis"] @ state["basis"].T for state in (one_shot, iterated))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-9)
+
+
+def test_spectral_scores_are_the_formula_of_gfcf(train: Interactions, devices: Devices) -> None:
+    dense = torch.zeros(40, 25, dtype=torch.float64)
+    dense[torch.from_numpy(train.user), torch.from_numpy(train.item)] = 1
+    by_user, by_item = dense.sum(dim=1).clamp(min=1), dense.sum(dim=0).clamp(min=1)
+    normalised = dense / by_user.sqrt().unsqueeze(1) / by_item.sqrt()
+    vectors = torch.linalg.svd(normalised, full_matrices=False).Vh[:4].T
+    low_pass = (dense / by_item.sqrt()) @ vectors @ vectors.T * by_item.sqrt()
+    linear = (dense / by_item.sqrt()) @ normalised.T @ normalised * by_item.sqrt()
+    method = Spectral(SpectralConfig(factors=4, weight="degree", linear=0.3))
+    scores = method.score(run(method, devices), devices.cohort(torch.arange(40)), State())
+    torch.testing.assert_close(scores, low_pass + 0.3 * linear)
+
+
+def test_ego_lightgcn_with_plain_sgd_is_gradient_descent_on_the_summed_loss(devices: Devices) -> None:
+    """One local step, SGD on both sides, everyone, and a server rate of |U| times the usual one."""
+    rate = 0.05
+    config = EgoLightGCNConfig(
+        dim=4,
+        item_rate=1.0,
+        user_rate=rate,
+        initial_scale=0.5,
+        server=ServerOptimizerConfig(kind="sgd", rate=40 * rate),
+    )
+    method, engine = EgoLightGCN(config), LocalEngine(devices, Streams(0))
+    state = method.start(FEDERATION)
+    items = state["items"].clone()
+    cohort = devices.cohort(torch.arange(40))
+    user = method.memory(state).initial(cohort, Streams(0)).dense["user"]
+    for number in range(1, 6):
+        state = method.round(state, Ask(engine, number))
+        items, user = items.requires_grad_(), user.requires_grad_()
+        loss = _summed_loss(cohort, user, items, config, Streams(0, number))
+        by_items, by_user = torch.autograd.grad(loss, (items, user))
+        items, user = (items - rate * by_items).detach(), (user - rate * by_user).detach()
+        torch.testing.assert_close(state["items"], items, rtol=0, atol=1e-12)
+    _, private = engine.look(torch.arange(40), method.memory(state))
+    torch.testing.assert_close(private.dense["user"], user, rtol=0, atol=1e-12)
+
+
+def _summed_loss(cohort: Cohort, user: Tensor, items: Tensor, config: EgoLightGCNConfig, draw: Streams) -> Tensor:
+    total = items.new_zeros(())
+    for position in range(len(cohort)):
+        own = cohort.items[cohort.indptr[position] : cohort.indptr[position + 1]]
+        if not len(own):
+            continue
+        counter = torch.arange(len(own) * config.negatives)
+        bounds = torch.tensor([0, len(own)])
+        zero = torch.zeros_like(counter)
+        drawn = negatives(draw, cohort.keys[position].view(1), bounds, own, zero, counter, cohort.n_items)
+        scores = items @ (0.5 * (user[position] + items[own].sum(dim=0) / len(own) ** 0.5))
+        loss = -torch.nn.functional.logsigmoid(scores[own]).sum()
+        loss = loss - torch.nn.functional.logsigmoid(-scores[drawn]).sum()
+        total = total + loss / len(own) ** config.activity_power
+    return total
+
+
+def test_a_round_in_which_nobody_answers_is_given_up(devices: Devices) -> None:
+    nobody = LocalEngine(devices, Streams(0), ParticipationConfig(rate=1e-12))
+    method = EgoLightGCN(EgoLightGCNConfig(dim=4))
+    with pytest.raises(NobodyAnswered):
+        method.round(method.start(FEDERATION), Ask(nobody, 1))
+
+
+@pytest.mark.parametrize("config", [ServerOptimizerConfig(), ServerOptimizerConfig(kind="sgd", momentum=0.9)])
+def test_server_steps_are_torchs_own_and_leave_the_old_state_alone(config: ServerOptimizerConfig) -> None:
+    parameter = torch.tensor([[1.0, -2.0]], requires_grad=True)
+    optimizer = (
+        torch.optim.Adam([parameter], lr=0.01)
+        if config.kind == "adam"
+        else torch.optim.SGD([parameter], lr=0.01, momentum=0.9)
+    )
+    state: Tensors = {"items": parameter.detach().clone()}
+    for step in range(3):
+        gradient = torch.tensor([[0.5, 1.0 + step]])
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        before = {name: tensor.clone() for name, tensor in state.items()}
+        after = server_step(config, state, "items", gradient)
+        assert all(torch.equal(state[name], before[name]) for name in before)
+        state = after
+        torch.testing.assert_close(state["items"], parameter.detach())
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match="needs the Gram matrix"):
+        build_config(SpectralConfig, {"release": "subspace", "linear": 0.3}, "arms.a.method")
+    with pytest.raises(ConfigError, match="factors = 64 is more than the 25 items"):
+        Spectral(SpectralConfig()).start(FEDERATION)
+    assert set(METHODS) >= {"popularity", "spectral", "ego-lightgcn"}

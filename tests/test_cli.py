@@ -1,0 +1,302 @@
+"""The command line as its user meets it: arguments in, exit code and two streams out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment.tiny import ITEMS, USERS, experiment, write_experiment, write_ratings
+
+from fedrec import __version__, cli
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Fedrec = Callable[..., Outcome]
+
+
+@pytest.fixture
+def fedrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Fedrec:
+    """Runs a command in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["fedrec", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        code = end.value.code
+        assert code is None or isinstance(code, int)
+        return Outcome(code or 0, captured.out, captured.err)
+
+    return call
+
+
+def with_data(folder: Path, **changes: Any) -> Path:
+    """The tiny experiment with other keys in its data section."""
+    ratings = write_ratings(folder / "ratings.csv")
+    return write_experiment(folder, data=experiment(ratings)["data"] | changes)
+
+
+def with_file(folder: Path, content: bytes) -> Path:
+    """The tiny experiment on a file of that content."""
+    path = write_experiment(folder)
+    (folder / "ratings.csv").write_bytes(content)
+    return path
+
+
+def with_rating(folder: Path, rating: str) -> Path:
+    """The tiny experiment with one more rating in its file."""
+    write_ratings(folder / "ratings.csv", extra=(("u1", "m0", rating, 99),))
+    return write_experiment(folder)
+
+
+def with_arms(folder: Path, *arms: dict[str, Any]) -> Path:
+    return write_experiment(folder, arms=list(arms))
+
+
+def private(**privacy: Any) -> dict[str, Any]:
+    return {"name": "dp", "method": {"kind": "spectral", "factors": 3}, "privacy": privacy}
+
+
+POPULARITY: dict[str, Any] = {"name": "popularity", "method": {"kind": "popularity"}}
+HEADER = b"uid,mid,stars,when\n"
+
+BAD_INPUT: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "unknown config key": (
+        lambda f: write_experiment(f, evaluation={"metrc": "ndcg@5"}),
+        ["evaluation.metrc", "unknown key 'metrc'", "did you mean 'metric'?"],
+    ),
+    "unknown key of the data": (
+        lambda f: with_data(f, clean={"k_cor": 2}),
+        ["data.clean", "'k_cor'", "did you mean 'k_core'?"],
+    ),
+    "unknown key of the split": (
+        lambda f: with_data(f, split={"kind": "ratio", "tets": 0.2}),
+        ["data.split", "'tets'", "did you mean 'test'?"],
+    ),
+    "unknown method kind": (
+        lambda f: with_arms(f, {"name": "a", "method": {"kind": "ego-lightgnc"}}),
+        ["arms.a.method.kind", "'ego-lightgnc'", "did you mean 'ego-lightgcn'?"],
+    ),
+    "unknown split kind": (
+        lambda f: with_data(f, split={"kind": "leave-1-out"}),
+        ["data.split", "leave-1-out", "did you mean 'leave-one-out'?"],
+    ),
+    "unknown dataset": (
+        lambda f: write_experiment(f, data={"name": "ml-10k"}),
+        ["data.name", "ml-10k", "did you mean 'ml-100k'?"],
+    ),
+    "missing file": (lambda f: with_data(f, path="absent.csv"), ["absent.csv", "no such file", "check the path"]),
+    "missing column": (
+        lambda f: with_data(f, columns={"user": "uid", "item": "movie"}),
+        ["ratings.csv", "'movie'", "columns.item"],
+    ),
+    "column that is not called as usual": (
+        lambda f: with_data(f, columns={}),
+        ["ratings.csv", "no column 'user'", "columns = {"],
+    ),
+    "empty file": (lambda f: with_file(f, b""), ["ratings.csv", "empty", "give one"]),
+    "file without records": (lambda f: with_file(f, HEADER), ["ratings.csv", "no records", "give one"]),
+    "binary garbage": (lambda f: with_file(f, bytes(range(256)) * 40), ["ratings.csv", "binary data", "give another"]),
+    "garbage that calls itself Parquet": (
+        lambda f: with_data(f, path=str(with_file(f, b"\0garbage").with_name("ratings.csv").rename(f / "r.parquet"))),
+        ["r.parquet", "not a Parquet file", "write it again"],
+    ),
+    "non-numeric rating": (lambda f: with_rating(f, "five"), ["ratings.csv", "line 146", "'five'", "invalid = 'drop'"]),
+    "NaN rating": (lambda f: with_rating(f, "nan"), ["ratings.csv", "line 146", "nan", "invalid = 'drop'"]),
+    "infinite rating": (lambda f: with_rating(f, "inf"), ["ratings.csv", "line 146", "inf", "invalid = 'drop'"]),
+    "a single user": (
+        lambda f: with_file(f, HEADER + b"u1,m1,5,1\nu1,m2,5,2\nu1,m3,5,3\n"),
+        ["ratings.csv", "1 users", "at least two"],
+    ),
+    "k larger than the catalogue": (
+        lambda f: write_experiment(f, evaluation={"k": [ITEMS + 1], "metric": f"ndcg@{ITEMS + 1}"}),
+        ["evaluation.k", f"{ITEMS + 1}", f"{ITEMS} items", "lower it"],
+    ),
+    "epsilon of zero": (lambda f: with_arms(f, private(epsilon=0.0)), ["arms.dp.privacy.epsilon = 0.0", "above 0"]),
+    "negative epsilon": (lambda f: with_arms(f, private(epsilon=-1.0)), ["arms.dp.privacy.epsilon = -1.0", "above 0"]),
+    "delta of one over the number of users": (
+        lambda f: with_arms(f, private(epsilon=8.0, delta=1 / USERS)),
+        ["arms.dp", "delta", f"1/{USERS}", "take delta"],
+    ),
+    "two arms of one name": (
+        lambda f: with_arms(f, POPULARITY, POPULARITY),
+        ["arms", "two arms", "'popularity'", "rename one"],
+    ),
+    "early stopping under a guarantee": (
+        lambda f: with_arms(f, private(epsilon=8.0) | {"method": {"kind": "ego-lightgcn"}}),
+        ["arms.dp", "patience", "set patience = 0"],
+    ),
+    "more factors than items": (
+        lambda f: with_arms(f, {"name": "a", "method": {"kind": "spectral", "factors": 99}}),
+        ["arms.a", "factors = 99", f"{ITEMS} items", "lower it"],
+    ),
+    "no TOML": (lambda f: _text(f / "bad.toml", 'name = "x\n'), ["bad.toml", "line 1", "correct that line"]),
+    "no such configuration": (
+        lambda f: f / "absent.toml",
+        ["absent.toml", "no such configuration file", "check the path"],
+    ),
+}
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_nothing_is_written(fedrec: Fedrec, tmp_path: Path, case: str) -> None:
+    make, said = BAD_INPUT[case]
+    files = tmp_path / "files"
+    files.mkdir()
+    config = make(files)
+    outcome = fedrec("run", config, "--out", tmp_path / "run")
+    assert outcome.code == 2, outcome.err
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("fedrec: ")
+    for part in said:
+        assert part in outcome.err
+    assert sorted(tmp_path.iterdir()) == [files]
+
+
+def test_run_shows_the_table_and_the_report_then_refuses_the_folder(fedrec: Fedrec, tmp_path: Path) -> None:
+    config = with_arms(tmp_path, POPULARITY)
+    outcome = fedrec("run", config, "--set", "seeds=[7]", "--out", "here")
+    assert outcome.code == 0
+    assert "popularity" in outcome.out
+    page = outcome.out.splitlines()[-1].removeprefix("report: ")
+    assert Path(page) == Path("here/report.html")
+    assert Path(page).is_file()
+    assert json.loads(Path("here/manifest.json").read_text())["seeds"] == [7]
+    assert outcome.err == "fedrec: [1/1] popularity, seed 7\n"  # no bars where there is no terminal
+
+    again = fedrec("run", config, "--out", "here")
+    assert (again.code, again.err) == (
+        2,
+        "fedrec: here: holds a finished run; choose another --out, or delete the folder\n",
+    )
+
+    shown = fedrec("report", "here")
+    assert (shown.code, shown.out) == (0, outcome.out)
+    assert fedrec("resume", "here").out == outcome.out
+    assert "popularity" in fedrec("compare", "here", "here").out
+
+
+def test_a_run_goes_to_a_folder_of_its_own_by_default(fedrec: Fedrec, tmp_path: Path) -> None:
+    assert fedrec("run", with_arms(tmp_path, POPULARITY)).code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("tiny-20")
+    assert (folder / "report.html").exists()
+
+
+def test_a_user_with_one_interaction_is_dropped_and_reported(fedrec: Fedrec, tmp_path: Path) -> None:
+    write_ratings(tmp_path / "ratings.csv", extra=(("lonely", "m1", 5, 1),))
+    assert fedrec("run", with_arms(tmp_path, POPULARITY), "--out", "run").code == 0
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["data"]["users"] == USERS
+    assert any(note.startswith("1 users with a single interaction are dropped") for note in manifest["split"]["notes"])
+
+
+def test_ctrl_c_says_how_to_go_on(fedrec: Fedrec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedrec.federated import FederatedRecommender
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = with_arms(tmp_path, POPULARITY)
+    with monkeypatch.context() as patch:
+        patch.setattr(FederatedRecommender, "fit", interrupt)
+        outcome = fedrec("run", config, "--out", "run")
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == "fedrec: interrupted; finish it with: fedrec resume run"
+    assert "unfinished run; finish it with: fedrec resume run" in fedrec("run", config, "--out", "run").err
+    assert "not finished" in fedrec("report", "run").err
+    assert fedrec("resume", "run").code == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FederatedRecommender, "check", interrupt)
+        outcome = fedrec("run", config, "--out", "other")
+    assert (outcome.code, outcome.err) == (130, "fedrec: interrupted; nothing was written\n")
+
+
+def test_our_own_mistakes_keep_their_traceback(fedrec: Fedrec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedrec.federated import FederatedRecommender
+
+    def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FederatedRecommender, "check", stumble)
+    monkeypatch.setattr(sys, "argv", ["fedrec", "run", str(with_arms(tmp_path, POPULARITY))])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "report", "none"], ["report", "none", "--debug"]])
+def test_debug_keeps_the_traceback_of_a_users_mistake(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedrec.errors import RunError
+
+    monkeypatch.setattr(sys, "argv", ["fedrec", *arguments])
+    with pytest.raises(RunError, match="not a run directory"):
+        cli.main()
+
+
+def test_engine_options_override_the_configuration(fedrec: Fedrec, tmp_path: Path) -> None:
+    outcome = fedrec("run", with_arms(tmp_path, POPULARITY), "--engine", "raay")
+    assert outcome.code == 2
+    assert "engine.kind = 'raay'" in outcome.err
+    outcome = fedrec("run", with_arms(tmp_path, POPULARITY), "--nodes", "2")
+    assert outcome.code == 2
+    assert "engine.nodes" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        ("methods", ["ego-lightgcn", "lightgcn", "popularity", "spectral"]),
+        ("metrics", ["ndcg", "coverage", "gap"]),
+        ("datasets", ["ml-100k"]),
+    ],
+)
+def test_list_names_what_a_configuration_can_name(fedrec: Fedrec, sort: str, names: list[str]) -> None:
+    listed = [line.split()[0] for line in fedrec("list", sort).out.splitlines()]
+    assert set(names) <= set(listed)
+
+
+def test_data_describe_shows_a_file_of_ones_own(fedrec: Fedrec, tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text(write_ratings(path).read_text().replace("uid,mid,stars,when", "user,item,rating,time"))
+    outcome = fedrec("data", "describe", path)
+    assert outcome.code == 0, outcome.err
+    assert str(USERS) in outcome.out
+    assert str(ITEMS) in outcome.out
+    missing = fedrec("data", "describe", "nowhere.csv")
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
+    assert "nowhere.csv" in missing.err
+
+
+def test_version(fedrec: Fedrec) -> None:
+    assert fedrec("--version").out == f"fedrec {__version__}\n"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = "import sys, fedrec.cli; sys.exit(len({'torch', 'pandas', 'pydantic'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_usage_error_leaves_with_two(fedrec: Fedrec) -> None:
+    assert fedrec("run").code == 2
+    assert fedrec("rnu").code == 2
