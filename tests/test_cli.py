@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment.tiny import ITEMS, USERS, experiment, write_experiment, write_ratings
 
 from fedrec import __version__, cli
+from tests.experiment.tiny import ITEMS, USERS, experiment, write_experiment, write_ratings
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "infinite rating": (lambda f: with_rating(f, "inf"), ["ratings.csv", "line 146", "inf", "invalid = 'drop'"]),
     "a single user": (
         lambda f: with_file(f, HEADER + b"u1,m1,5,1\nu1,m2,5,2\nu1,m3,5,3\n"),
-        ["ratings.csv", "1 users", "at least two"],
+        ["ratings.csv", "leaves 1 of the at least two users", "give more data"],
     ),
     "k larger than the catalogue": (
         lambda f: write_experiment(f, evaluation={"k": [ITEMS + 1], "metric": f"ndcg@{ITEMS + 1}"}),

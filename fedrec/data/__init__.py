@@ -4,7 +4,7 @@ from fedrec.data.catalog import DATASETS, Dataset, cache_folder, fetch, load
 from fedrec.data.cleaning import CleaningConfig, CleaningReport, CleaningStep, clean, clean_encoded, clean_parts, k_core
 from fedrec.data.encoding import drop_unused, encode
 from fedrec.data.interactions import BoolArray, FloatArray, IntArray, Interactions, Split, Vocabulary
-from fedrec.data.loading import DataConfig, LoadedData, load_split
+from fedrec.data.loading import DataConfig, LoadedData, load_interactions, load_split
 from fedrec.data.readers import ColumnsConfig, RawInteractions, read_interactions
 from fedrec.data.splitting import Given, GlobalTime, LeaveOneOut, Ratio, SplitConfig, split, split_given
 from fedrec.data.synthetic import SyntheticConfig, generate
@@ -42,6 +42,7 @@ __all__ = [
     "generate",
     "k_core",
     "load",
+    "load_interactions",
     "load_split",
     "read_interactions",
     "read_table",

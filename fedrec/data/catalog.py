@@ -126,20 +126,30 @@ def _obtain(name: str, dataset: Dataset) -> RawInteractions:
             try:
                 with tempfile.TemporaryDirectory(prefix=f"fedrec-{name}-") as scratch:
                     raw = source(Path(scratch))
-                interactions, _report = clean(raw, CleaningConfig(duplicates="error"))
-                if interactions.fingerprint == dataset.fingerprint:
-                    return raw
-                failures.append(f"{source.__name__}: its fingerprint is {interactions.fingerprint[:12]}...")
+                _require_same(raw, dataset, source.__name__)
+                return raw
             except DataError as error:
                 failures.append(str(error))
             except OSError as error:
                 failures.append(str(error))
                 break
-            log.warning("%s; trying again", failures[-1])
+            log.warning("%s: %s", name, failures[-1])
     raise DataError(
         f"{name} is not in {cache_folder()} and cannot be fetched ({'; '.join(failures)}); "
         "connect to the network once, or set FEDREC_DATA to a folder that has it"
     )
+
+
+def _require_same(raw: RawInteractions, dataset: Dataset, source: str) -> None:
+    """Check that what was fetched is the data set.
+
+    Attributes are only counted: a new spelling of a film's title would not make the data another data set.
+    """
+    interactions, _ = clean(raw, CleaningConfig(duplicates="error"))
+    if interactions.fingerprint != dataset.fingerprint:
+        raise DataError(f"{source}: its fingerprint is {interactions.fingerprint}, not {dataset.fingerprint}")
+    if (len(raw.users), len(raw.items)) != (dataset.users, dataset.items):
+        raise DataError(f"{source}: it has attributes of {len(raw.users)} users and {len(raw.items)} items")
 
 
 def _write(raw: RawInteractions, folder: Path) -> None:

@@ -113,23 +113,34 @@ def load_split(config: DataConfig, seed: int) -> LoadedData:
         parts, report = clean_parts(_read_given(config, how), config.clean)
         fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
         return LoadedData(split_given(parts, how, streams), report, fingerprint, source)
-    interactions, report = _interactions(config)
+    interactions, report = load_interactions(config)
     return LoadedData(split(interactions, how, streams), report, interactions.fingerprint, source)
 
 
-def _interactions(config: DataConfig) -> tuple[Interactions, CleaningReport]:
+def load_interactions(config: DataConfig) -> tuple[Interactions, CleaningReport]:
+    """Read and clean the data of an experiment, all of them, without a split.
+
+    Raises:
+        ConfigError: if the catalogue has no such data set.
+        DataError: if the data cannot be had, read or cleaned.
+    """
     if config.name == "synthetic":
         return clean_encoded(generate(config.synthetic), config.clean, config.name)
     if config.name is not None:
         return clean(catalog.load(config.name), config.clean)
-    path = Path(str(config.path))
+    path = _path_of(config)
     folder = path if path.is_dir() else path.parent
     return clean(read_interactions(path, config.columns, *_attributes(config, folder)), config.clean)
 
 
+def _path_of(config: DataConfig) -> Path:
+    assert config.path is not None  # the configuration has a name or a path
+    return Path(config.path)
+
+
 def _read_given(config: DataConfig, how: Given) -> list[RawInteractions]:
     """Train, valid if there is one, and test. The attribute tables are read with the first."""
-    folder = Path(str(config.path))
+    folder = _path_of(config)
     if not folder.is_dir():
         raise DataError(f"{folder}: a given split needs a folder that holds its files; name it in data.path")
     held_out = [name for name in (how.valid, how.test) if name is not None]

@@ -71,7 +71,7 @@ def effective_noise_multiplier(sigmas: Iterable[float]) -> float:
 def epsilon(history: Iterable[Draws], delta: float, accountant: Accountant = "prv") -> float:
     """The ε that draws cost together at δ, under adding or removing one user; an upper bound.
 
-    PRV's bound is some .1% above the exact value (2e-4 for the smallest ε of a single draw), within about a second.
+    PRV's bound is some .1% above the exact value, or 3e-5·√draws where that is more; it takes about a second.
 
     Args:
         history: the draws; their order does not matter.

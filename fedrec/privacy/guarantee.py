@@ -11,7 +11,7 @@ from fedrec.privacy.ledger import Ledger, Release, counted_rate
 from fedrec.privacy.mechanisms import Mechanism
 
 Randomness = Literal["seeded", "os"]
-"""Where noise and sample come from: a seed, for simulation, or the operating system, for a deployment."""
+"""Where the noise comes from: a seed, for simulation, or the operating system, for a deployment."""
 
 
 def check_delta(delta: float, n_users: int) -> None:
@@ -39,7 +39,7 @@ class Guarantee:
             one that stopped early is not credited with what it left out.
         delta: δ.
         n_users: number of users, which is taken to be public.
-        randomness: where noise and sample came from.
+        randomness: where the noise came from.
         mechanism: in words.
         trust: who adds the noise.
     """
@@ -85,7 +85,7 @@ class Guarantee:
             ledger: of the run.
             delta: δ.
             n_users: number of users.
-            randomness: where noise and sample came from.
+            randomness: where the noise came from.
             mechanism: what made the noise.
             planned: `Schedule.ledger` of the whole schedule; None if the ledger was complete from the start.
 
@@ -94,7 +94,7 @@ class Guarantee:
         """
         return cls(
             made=ledger.releases,
-            planned=(planned or ledger).releases,
+            planned=(ledger if planned is None else planned).releases,
             delta=delta,
             n_users=n_users,
             randomness=randomness,
@@ -198,7 +198,7 @@ _RELEASED_TO = {
 }
 _AMPLIFIED = (
     "Sampling is credited with a lower epsilon (amplification): true only while nobody who sees a release learns who "
-    "took part."
+    "took part, or can read a seed that the sample was drawn from."
 )
 _NOT_AMPLIFIED = "No amplification by sampling is claimed."
 _JOINT = (
@@ -207,8 +207,8 @@ _JOINT = (
 )
 _RANDOMNESS = {
     "seeded": "Noise and sample come from a seed, for simulation: whoever can read it can remove the noise and name "
-    "the sample, so that this is what a run with randomness = 'os' would guarantee, not what this one does.",
-    "os": "Noise and sample come from the operating system.",
+    "the sample, so that this is what the same run would guarantee with secret randomness, not what this one does.",
+    "os": "The noise comes from the operating system.",
 }
 _OUTSIDE = (
     "Outside the promise: the validation and test metrics and the top-k files of a simulation, choices made by looking "

@@ -42,7 +42,7 @@ class LightGCNConfig(Config):
     dim: int = Field(64, ge=1)
     layers: int = Field(3, ge=0)
     loss: Literal["softmax", "sampled-softmax", "bpr"] = "softmax"
-    temperature: float = Field(0.13, gt=0)
+    temperature: float = Field(0.15, gt=0)
     rate: float = Field(0.02, gt=0)
     epochs: int = Field(150, ge=1)
     batch: int = Field(256, ge=1)

@@ -67,7 +67,7 @@ def fairness_columns(results: Results) -> list[Column]:
     """What lies between the groups of each attribute of users."""
     table = results.between_groups
     return [
-        _column(str(attribute), _said(summary), f"{results.headline}-{summary}", _by_arm(rows), {})
+        _column(str(attribute), _said(str(summary)), f"{results.headline}-{summary}", _by_arm(rows, "value"), {})
         for attribute, of_attribute in table.groupby("attribute", sort=False)
         for summary, rows in of_attribute.groupby("summary", sort=False)
     ]
@@ -92,8 +92,9 @@ def cost_columns(results: Results) -> list[Column]:
 def metric_column(results: Results, name: str, family: str = "Accuracy") -> Column:
     """A test metric over all users, with its interval where there is one."""
     rows = results.scores[results.scores["metric"] == name]
-    notes = {str(row.arm): wording.interval(row.low, row.high) for row in rows.dropna().itertuples()}
-    return _column(family, wording.title(name), name, dict(zip(rows["arm"], rows["mean"], strict=True)), notes)
+    low, high = _by_arm(rows.dropna(), "low"), _by_arm(rows, "high")
+    notes = {arm: wording.interval(low[arm], high[arm]) for arm in low}
+    return _column(family, wording.title(name), name, _by_arm(rows, "mean"), notes)
 
 
 def privacy_column(results: Results) -> Column:
@@ -127,8 +128,8 @@ def _extreme(results: Results, summary: str, hardest: Callable[[Iterable[float]]
     return _column("Fairness", _said(summary), f"{results.headline}-{summary}", values, {})
 
 
-def _by_arm(rows: pd.DataFrame) -> dict[str, float]:
-    return dict(zip(rows["arm"], rows["value"], strict=True))
+def _by_arm(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    return {str(arm): float(value) for arm, value in zip(rows["arm"], rows[column], strict=True)}
 
 
 def _said(summary: str) -> str:

@@ -62,9 +62,9 @@ def verdicts(results: Results) -> list[Verdict]:
 def standings(results: Results) -> list[Standing]:
     """The arms, from the highest headline metric to the lowest; of equals, the first in the configuration leads."""
     rows = results.scores[results.scores["metric"] == results.headline]
-    ranked = list(rows.sort_values("mean", ascending=False, kind="stable").itertuples())
+    ranked: list[Any] = list(rows.sort_values("mean", ascending=False, kind="stable").itertuples())
     tests = {frozenset((verdict.a, verdict.b)): verdict for verdict in verdicts(results)}
-    best: Any = ranked[0]
+    best = ranked[0]
     return [
         Standing(
             arm=str(row.arm),

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from fedrec.evaluation.fairness import MIN_GROUP
 from fedrec.experiment.store import write_atomically
-from fedrec.report.figures import accuracy_against_diversity, group_bars, learning_curves, to_png, to_svg
+from fedrec.report.canvas import to_png, to_svg
+from fedrec.report.figures import accuracy_against_diversity, group_bars, learning_curves
 from fedrec.report.palette import marks
 from fedrec.report.results import Results, read_results
 from fedrec.report.wording import title
@@ -71,8 +72,8 @@ def _trade(results: Results) -> Iterator[Picture]:
             "accuracy-against-diversity",
             figure,
             f"{title(results.headline)} against what the lists offer. The upper right corner is best in every panel. "
-            "Lines are 95% intervals over users; coverage is one number for all lists and has none. Lists drawn at random "
-            "are the most diverse of all: diversity counts only as far as accuracy goes with it.",
+            "Lines are 95% intervals over users; coverage is one number for all lists and has none. Lists drawn at "
+            "random are the most diverse of all: diversity counts only as far as accuracy goes with it.",
         )
 
 
@@ -81,9 +82,9 @@ def _groups(results: Results) -> Iterator[Picture]:
         yield Picture(
             "groups",
             group_bars(results.groups, marks(results.arms), metric=results.headline),
-            f"{title(results.headline)} of each group of users: mean over seeds, and their range as a line. Below a group "
-            f"stands its number of users; groups under {MIN_GROUP} are left out of gap and worst group, because they "
-            "measure noise.",
+            f"{title(results.headline)} of each group of users: mean over seeds, and their range as a line. Below a "
+            f"group stands its number of users; groups under {MIN_GROUP} are left out of gap and worst group, because "
+            "they measure noise.",
         )
 
 
@@ -94,6 +95,6 @@ def _curves(results: Results) -> Iterator[Picture]:
         yield Picture(
             "learning-curves",
             learning_curves(results.curves, marks(results.arms), metric=results.headline),
-            f"{title(results.headline)} on the validation part while training, one line a seed; the mark is the state that "
-            "was kept and tested." + (f" Without a curve: {', '.join(without)}." if without else ""),
+            f"{title(results.headline)} on the validation part while training, one line a seed; the mark is the state "
+            "that was kept and tested." + (f" Without a curve: {', '.join(without)}." if without else ""),
         )

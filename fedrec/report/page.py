@@ -13,8 +13,8 @@ from markupsafe import Markup
 from fedrec.evaluation import Metric
 from fedrec.experiment.store import write_atomically
 from fedrec.report import columns, wording
+from fedrec.report.canvas import to_inline_svg
 from fedrec.report.columns import Column
-from fedrec.report.figures import to_inline_svg
 from fedrec.report.findings import standings, verdicts
 from fedrec.report.gallery import pictures
 from fedrec.report.palette import marks

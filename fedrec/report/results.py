@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,8 @@ import pandas as pd
 
 from fedrec.errors import RunError
 
-_METRICS = ("arm", "seed", "split", "metric", "group", "value")
-_HISTORY = ("arm", "seed", "round", "name", "value", "disclosure")
+_METRICS = {"arm": str, "seed": int, "split": str, "metric": str, "group": str, "value": float}
+_HISTORY = {"arm": str, "seed": int, "round": int, "name": str, "value": float, "disclosure": str}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Results:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Test metrics over all users: columns arm, metric, mean, low, high; low and high are NaN without an interval."""
+        """Test metrics over all users: columns arm, metric, mean, low, high (NaN where there is no interval)."""
         rows = [
             (arm, metric, value["mean"], *(value["ci95"] or (None, None)))
             for arm in self.arms
@@ -83,10 +84,9 @@ class Results:
         keys = ["arm", "seed", "group"]
         users = test[test["metric"] == "users"].set_index(keys)["value"].rename("users").astype(int)
         values = test[test["metric"] == self.headline].join(users, on=keys)
-        attribute = values["group"].str.partition("=")
-        return values.assign(attribute=attribute[0], group=attribute[2])[
-            ["arm", "seed", "attribute", "group", "users", "value"]
-        ]
+        attribute_and_group = values["group"].str.split("=", n=1)
+        table = values.assign(attribute=attribute_and_group.str[0], group=attribute_and_group.str[1])
+        return table[["arm", "seed", "attribute", "group", "users", "value"]]
 
     @cached_property
     def between_groups(self) -> pd.DataFrame:
@@ -95,8 +95,8 @@ class Results:
         The summaries are gap, worst-group and ratio of the headline metric.
         """
         test = self.metrics[(self.metrics["split"] == "test") & (self.metrics["group"] != "")]
-        of_headline = test[test["metric"].str.startswith(f"{self.headline}-")]
-        table = of_headline.assign(summary=of_headline["metric"].str[len(self.headline) + 1 :], attribute=of_headline["group"])
+        rows = test[test["metric"].str.startswith(f"{self.headline}-")]
+        table = rows.assign(attribute=rows["group"], summary=rows["metric"].str[len(f"{self.headline}-") :])
         return table.groupby(["arm", "attribute", "summary"], sort=False)["value"].mean().reset_index()
 
     @cached_property
@@ -112,7 +112,9 @@ def read_results(run: Path) -> Results:
         RunError: if it is no run directory, the run is not finished, or a file of it is missing or damaged.
     """
     if not (run / "config.toml").is_file() or not (run / "manifest.json").is_file():
-        raise RunError(f"{run}: not a run directory (no config.toml and manifest.json); give one that 'fedrec run' wrote")
+        raise RunError(
+            f"{run}: not a run directory (no config.toml and manifest.json); give one that 'fedrec run' wrote"
+        )
     manifest = _json(run / "manifest.json")
     if manifest.get("finished") is not True:
         raise RunError(f"{run}: this run is not finished; finish it with: fedrec resume {run}")
@@ -163,15 +165,14 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
         raise _damaged(path, f"not valid TOML ({error})") from None
 
 
-def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    text_columns = {name: str for name in columns if name not in ("seed", "round", "value")}
-    _text(path)
+def _csv(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
+    text = _text(path)
     try:
         # Group names are data: "NA" and "None" are names too, so nothing is read as missing.
-        table = pd.read_csv(path, dtype=text_columns, keep_default_na=False, float_precision="round_trip")
+        table = pd.read_csv(io.StringIO(text), dtype=dict(columns), keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise _damaged(path, f"not a table ({error})") from None
-    absent = [name for name in columns if name not in table.columns]
-    if absent:
-        raise _damaged(path, f"it has no column '{absent[0]}'")
+    for name in columns:
+        if name not in table.columns:
+            raise _damaged(path, f"it has no column '{name}'")
     return table

@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fedrec.errors import RunError
-from fedrec.report.columns import TIME, UPLOAD, Cell, Column, cost_columns, metric_column, privacy_column, summary_columns
+from fedrec.report.columns import (
+    TIME,
+    UPLOAD,
+    Cell,
+    Column,
+    cost_columns,
+    metric_column,
+    privacy_column,
+    summary_columns,
+)
 from fedrec.report.results import Results, read_results
 
 _LEGEND = "* best of its column · ↑ larger is better · ↓ smaller is better · [95% interval over users]"

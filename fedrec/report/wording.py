@@ -91,7 +91,7 @@ def epsilon(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time span: "8.2 s", "4 min 05 s", "1 h 02 min"."""
-    if seconds < 60:
+    if seconds < 59.95:  # what is less than "60.0 s" when rounded
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -47,7 +47,13 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def serve(monkeypatch: pytest.MonkeyPatch, right: RawInteractions, *sources: Source) -> None:
     """Let ml-100k be these data, from these places."""
-    entry = replace(DATASETS["ml-100k"], fingerprint=clean(right)[0].fingerprint, sources=sources)
+    entry = replace(
+        DATASETS["ml-100k"],
+        users=len(right.users),
+        items=len(right.items),
+        fingerprint=clean(right)[0].fingerprint,
+        sources=sources,
+    )
     monkeypatch.setitem(DATASETS, "ml-100k", entry)
 
 
@@ -93,13 +99,18 @@ def test_what_is_out_of_reach_is_taken_from_the_next_place(
     assert (first.asked, second.asked) == (1, 1)
 
 
-@pytest.mark.parametrize("bad", [DataError("truncated"), raw_of(("a", "x", "1", "1"), ("b", "x", "1", "1"))])
+@pytest.mark.parametrize("damage", ["truncated", "other ratings", "no attributes"])
 def test_what_arrives_damaged_is_fetched_once_more(
-    monkeypatch: pytest.MonkeyPatch, tiny: RawInteractions, bad: RawInteractions | Exception
+    monkeypatch: pytest.MonkeyPatch, tiny: RawInteractions, damage: str
 ) -> None:
-    source = Source(bad, tiny)
+    bad: dict[str, RawInteractions | Exception] = {
+        "truncated": DataError("truncated"),
+        "other ratings": replace(tiny, rows=tiny.rows.assign(rating=5)),
+        "no attributes": replace(tiny, users=pd.DataFrame()),
+    }
+    source = Source(bad[damage], tiny)
     serve(monkeypatch, tiny, source)
-    assert len(load("ml-100k").rows) == 4
+    assert len(load("ml-100k").users) == 3
     assert source.asked == 2
 
 

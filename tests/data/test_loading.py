@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fedrec.components import build_config
-from fedrec.data import DATASETS, DataConfig, Given, LeaveOneOut, LoadedData, clean, load_split
+from fedrec.data import DATASETS, DataConfig, Given, LeaveOneOut, LoadedData, clean, load_interactions, load_split
 from fedrec.data.movielens import parse_grouplens
 from fedrec.errors import ConfigError, DataError
 
@@ -60,7 +60,12 @@ def test_a_catalogued_data_set(monkeypatch: pytest.MonkeyPatch, grouplens_archiv
 
 
 def test_synthetic_data_are_the_same_for_every_seed_and_cleaned_like_others() -> None:
-    text = 'name = "synthetic"\nsynthetic = { users = 30, items = 40 }\nclean = { k_core = 4 }\nsplit = { order = "random" }'
+    text = """
+        name = "synthetic"
+        synthetic = { users = 30, items = 40 }
+        clean = { k_core = 4 }
+        split = { order = "random" }
+    """
     first, second = loaded(text, 0), loaded(text, 1)
     assert first.fingerprint == second.fingerprint
     assert pairs_of(first.split.test) != pairs_of(second.split.test)
@@ -80,11 +85,15 @@ def test_an_adjacency_folder_needs_no_split_section(write: Write) -> None:
 
 
 def test_a_given_split_of_parquet_files_with_other_columns_in_the_held_out_ones(tmp_path: Path) -> None:
-    def table(name: str, **columns: list[object]) -> None:
+    def table(name: str, **columns: list[int] | list[str]) -> None:
         pd.DataFrame(columns).to_parquet(tmp_path / name)
 
     table("train.parquet", user_id=[1, 1, 2, 2], video_id=[10, 11, 10, 10], position=[0, 1, 0, 1])
-    watched = {"user_id": [1, 1, 2, 2, 3], "video_id": [10, 12, 12, 12, 12], "long_view": [1, 0, 1, 1, 1]}
+    watched: dict[str, list[int]] = {
+        "user_id": [1, 1, 2, 2, 3],
+        "video_id": [10, 12, 12, 12, 12],
+        "long_view": [1, 0, 1, 1, 1],
+    }
     table("val.parquet", **watched, time_ms=[5, 6, 7, 8, 9])
     table("test.parquet", user_id=[1, 2], video_id=[12, 12], long_view=[1, 1], time_ms=[10, 11])
     table("users.parquet", user_id=[3, 2, 1], activity=["c", "b", "a"])
@@ -111,6 +120,14 @@ def test_a_given_split_of_parquet_files_with_other_columns_in_the_held_out_ones(
     assert data.split.train.time.tolist() == [0, 1, 1]
     assert data.split.notes[1] == "1 pairs of valid occurred in an earlier part and are dropped from valid"
     assert "1 dropped, 3 rows of 2 users" in str(data.report)
+
+
+def test_all_of_a_given_split_can_be_had_without_splitting(write: Write) -> None:
+    write("box/train.txt", "0 1 2\n1 2\n")
+    write("box/test.txt", "0 3\n")
+    data, report = load_interactions(config_of('path = "box"'))
+    assert pairs_of(data) == [("0", "1"), ("0", "2"), ("1", "2"), ("0", "3")]
+    assert report.steps[0].rows_before == 4
 
 
 def test_a_given_split_needs_a_folder(write: Write) -> None:

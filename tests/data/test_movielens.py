@@ -18,7 +18,7 @@ from fedrec.data import clean
 from fedrec.data.movielens import from_grouplens, from_recbole_wheel, parse_grouplens, parse_recbole_wheel
 from fedrec.errors import DataError
 
-from .conftest import GROUPLENS, pairs_of
+from .conftest import RECBOLE, pairs_of
 
 
 def test_both_places_have_the_same_tables(grouplens_archive: Path, recbole_wheel: Path) -> None:
@@ -77,12 +77,17 @@ def test_a_damaged_member_is_refused(grouplens_archive: Path) -> None:
         parse_grouplens(grouplens_archive)
 
 
-def test_a_table_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "ml-100k.zip", "w") as archive:
-        for name, text in {**GROUPLENS, "u.user": ""}.items():
-            archive.writestr(f"ml-100k/{name}", text.encode("latin-1"))
+@pytest.mark.parametrize(
+    "content",
+    ["1\tMisérables, Les\t1995\tDrama\n".encode("latin-1"), b"1\tBabe\t1995\tDrama\n2\tBabe\t1995\tDrama\tmore\n"],
+)
+def test_a_table_in_another_form_is_refused(tmp_path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "recbole.whl", "w") as wheel:
+        for name, text in RECBOLE.items():
+            table = b"a header\n" + content if name.endswith(".item") else text.encode()
+            wheel.writestr(f"recbole/dataset_example/ml-100k/{name}", table)
     with pytest.raises(DataError, match="a table is not what it should be"):
-        parse_grouplens(tmp_path / "ml-100k.zip")
+        parse_recbole_wheel(tmp_path / "recbole.whl")
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
@@ -140,10 +145,10 @@ def test_the_wheel_comes_through_pip(monkeypatch: pytest.MonkeyPatch, recbole_wh
 
 def test_what_pip_complains_of_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pip_does(monkeypatch, None, 1, "WARNING: Retrying\nERROR: No matching distribution found\nhint: try later\n")
-    with pytest.raises(ConnectionError, match="ERROR: No matching distribution found$"):
+    with pytest.raises(ConnectionError, match=r"ERROR: No matching distribution found$"):
         from_recbole_wheel(tmp_path)
     pip_does(monkeypatch, None, 0, "")
-    with pytest.raises(ConnectionError, match="nothing was downloaded$"):
+    with pytest.raises(ConnectionError, match=r"nothing was downloaded$"):
         from_recbole_wheel(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Methods of a researcher's own, named "experiment.own:Class" in a configuration."""
+"""Methods of a researcher's own, named "tests.experiment.own:Class" in a configuration."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiment.tiny import experiment, write_experiment
 from fedrec.errors import ConfigError
 from fedrec.experiment import ExperimentConfig, MethodConfig, read_config
 from fedrec.experiment.config import _override
+from tests.experiment.tiny import experiment, write_experiment
 
 EGO, CENTRAL = {"kind": "ego-lightgcn"}, {"kind": "lightgcn"}
 

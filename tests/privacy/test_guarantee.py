@@ -65,7 +65,7 @@ def test_the_words_say_all_of_it() -> None:
         "may be shown to anyone",
         "No amplification by sampling is claimed",
         "The promise is joint",
-        "come from the operating system",
+        "The noise comes from the operating system",
         "test metrics and the top-k files of a simulation",
     ):
         assert part in words

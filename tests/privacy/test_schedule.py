@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedrec.errors import PrivacyError
 from fedrec.privacy import Draws, Ledger, PlannedRelease, Release, Schedule, calibrate, effective_noise_multiplier
-from privacy.exact import exact_epsilon
+from tests.privacy.exact import exact_epsilon
 
 ONE_GRAM = Schedule((PlannedRelease(query="gram", draws=1, clip=1.0),))
 
