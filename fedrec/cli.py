@@ -26,6 +26,8 @@ from fedrec import __version__
 from fedrec.errors import FedrecError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from fedrec.experiment import Step
 
 MISTAKE = 2  # the exit code of a user's mistake
@@ -131,7 +133,7 @@ def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help
     """Show the arms of several runs in one table."""
     from fedrec.report import comparison_table
 
-    out.print(comparison_table(folders))
+    _print(comparison_table(folders))
 
 
 class Sort(StrEnum):
@@ -174,12 +176,27 @@ def _datasets() -> list[tuple[str, str]]:
 
 
 def _show(folder: Path) -> None:
-    """The table of a finished run, and where its report is."""
+    """The table of a finished run, its guarantees, and where its report is."""
+    from fedrec.experiment import RunDirectory
     from fedrec.report import summary_table, write_report
 
     page = write_report(folder)
-    out.print(summary_table(folder))
+    _print(summary_table(folder))
+    for arm, found in RunDirectory(folder).summary["arms"].items():
+        if found["guarantee"]:  # no epsilon without what it depends on
+            out.print(
+                f"{arm}: {found['guarantee']['words']}", markup=False, highlight=False, soft_wrap=not out.is_terminal
+            )
     typer.echo(f"report: {page}")
+
+
+def _print(table: Table) -> None:
+    """A table as wide as the terminal; in a file, as wide as it wants to be."""
+    if out.is_terminal:
+        out.print(table)
+    else:
+        wide = Console(width=1000)
+        wide.print(table, width=wide.measure(table).maximum)
 
 
 @contextmanager

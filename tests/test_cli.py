@@ -144,6 +144,11 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda f: with_arms(f, {"name": "a", "method": {"kind": "spectral", "factors": 99}}),
         ["arms.a", "factors = 99", f"{ITEMS} items", "lower it"],
     ),
+    "unknown device": (
+        lambda f: write_experiment(f, engine={"device": "gpu"}),
+        ["engine.device", "'gpu'", "use 'auto' or 'cpu'"],
+    ),
+    "arm without a method": (lambda f: with_arms(f, {"name": "a"}), ["arms.a.method", "missing", "add it"]),
     "no TOML": (lambda f: _text(f / "bad.toml", 'name = "x\n'), ["bad.toml", "line 1", "correct that line"]),
     "no such configuration": (
         lambda f: f / "absent.toml",

@@ -45,11 +45,10 @@ def method_class(kind: str) -> type[Any]:
     Raises:
         ConfigError: if there is none; it names the nearest kind.
     """
-    if kind in METHODS:
-        return METHODS[kind]
-    if kind in RECOMMENDERS or ":" in kind:
-        return RECOMMENDERS[kind]
-    raise ConfigError(f"unknown method kind '{kind}'; {did_you_mean(kind, methods())}")
+    if kind not in METHODS and kind not in RECOMMENDERS and ":" not in kind:
+        raise ConfigError(f"unknown method kind '{kind}'; {did_you_mean(kind, methods())}")
+    found: type[Any] = METHODS[kind] if kind in METHODS else RECOMMENDERS[kind]
+    return found
 
 
 class MethodConfig(Config):

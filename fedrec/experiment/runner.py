@@ -7,7 +7,8 @@ the same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 
 from fedrec.data import Interactions, LoadedData, Split, load_split
-from fedrec.errors import FedrecError
+from fedrec.errors import ConfigError, FedrecError
 from fedrec.evaluation import Evaluation, evaluate, make_validator
 from fedrec.experiment import manifest
 from fedrec.experiment.config import ArmConfig, ExperimentConfig, method_class
@@ -127,17 +128,34 @@ def _prepare(config: ExperimentConfig) -> LoadedData:
     A random split is drawn from the first seed and serves all seeds, so that arms and seeds are compared on the very
     same users and items.
     """
+    _try_device(config.engine.device)
     data = load_split(config.data, config.seeds[0])
     make_validator(data.split, config.evaluation, config.seeds[0])
     _try_evaluation(data.split, config)
     for arm in config.arms:
-        recommender = build_arm(arm, config)
-        if isinstance(recommender, FederatedRecommender):
-            try:
+        with _naming(f"arms.{arm.name}"):
+            recommender = build_arm(arm, config)
+            if isinstance(recommender, FederatedRecommender):
                 recommender.check(data.split.train)
-            except FedrecError as error:
-                raise type(error)(f"arms.{arm.name}: {error}") from error
     return data
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Errors say where they come from."""
+    try:
+        yield
+    except FedrecError as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def _try_device(device: str) -> None:
+    """Put a number on the device."""
+    try:
+        torch.zeros((), device=Training(device=device).torch_device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"engine.device = '{device}': {reason}; use 'auto' or 'cpu'") from error
 
 
 def _try_evaluation(split: Split, config: ExperimentConfig) -> None:
@@ -155,7 +173,8 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
         folder = directory.arm(arm.name, seed)
         if not folder.finished:
             told = Step(arm.name, seed, number, len(jobs), 0, 0, None, config.evaluation.metric)
-            _fit_and_test(arm, seed, config, split, folder, told, progress)
+            with _naming(f"arms.{arm.name}, seed {seed}"):
+                _fit_and_test(arm, seed, config, split, folder, told, progress)
     write_tables(directory, config)
     facts = directory.manifest
     facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
@@ -183,7 +202,7 @@ def _fit_and_test(
             seed=seed,
             device=config.engine.device,
             validator=validator,
-            log=lambda *row: history.append(row),
+            log=lambda step, name, value, disclosure: history.append((step, name, float(value), disclosure)),
             progress=lambda done, planned, best: progress(replace(told, done=done, planned=planned, best=best)),
             checkpoints=checkpoints,
         ),
@@ -198,7 +217,7 @@ def _fit_and_test(
     result = Result(
         metrics=metrics,
         history=history,
-        guarantee=None if guarantee is None else {"in_words": guarantee.in_words(), **guarantee.as_dict()},
+        guarantee=None if guarantee is None else guarantee.as_dict(),
         communication=asdict(federated.communication) if federated else None,
         seconds=seconds,
     )

@@ -199,6 +199,12 @@ class RunDirectory:
         content: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
         return content
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a finished run came to."""
+        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return content
+
     def arm(self, arm: str, seed: int) -> ArmDirectory:
         """The folder of an arm and seed."""
         return ArmDirectory(self.path / "arms" / arm / f"seed-{seed}")

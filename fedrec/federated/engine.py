@@ -32,7 +32,7 @@ class EngineConfig(Config):
         kind: "local", in this process.
         device: "cpu", "cuda" or "auto" (CUDA where there is one).
         precision: of the tables and of the devices' arithmetic.
-        randomness: "seeded" for simulation; "os" draws noise from the operating system.
+        randomness: "seeded" for simulation; "os" draws noise and participants from the operating system.
     """
 
     kind: Literal["local"] = "local"
@@ -97,6 +97,8 @@ class LocalEngine:
         devices: the population.
         streams: of the run; their round is set here.
         participation: who takes part in a round.
+        sample: streams that participants are drawn from; None takes those of the run. Amplification by sampling needs
+            one that nobody who sees a release can know.
         chunk_bytes: working memory of one chunk of users.
     """
 
@@ -106,12 +108,14 @@ class LocalEngine:
         streams: Streams,
         participation: ParticipationConfig | None = None,
         *,
+        sample: Streams | None = None,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.devices = devices
         self.streams = streams
         self.participation = participation or ParticipationConfig()
         self.memory = PrivateMemory(len(devices))
+        self._sample = sample or streams
         self._chunk_bytes = chunk_bytes
         self._drawn: tuple[int, Tensor] | None = None
 
@@ -174,7 +178,7 @@ class LocalEngine:
 
     def _participants(self, round: int) -> Tensor:
         if self._drawn is None or self._drawn[0] != round:
-            self._drawn = (round, participants(self.participation, self.devices.keys, self.streams.at(round)))
+            self._drawn = (round, participants(self.participation, self.devices.keys, self._sample.at(round)))
         return self._drawn[1]
 
     def _ask(self, users: Tensor, query: Query, round: int) -> tuple[Mapping[str, Contribution], State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -101,7 +102,8 @@ class FederatedRecommender:
         """Run the method's rounds over the users of `train`, one device a user."""
         self.check(train)
         device, streams = training.torch_device, Streams(training.seed)
-        local = LocalEngine(Devices.of(train, device), streams, self.participation)
+        secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
+        local = LocalEngine(Devices.of(train, device), streams, self.participation, sample=secret)
         private = None if self.privacy is None else self._protect(local, self.privacy, streams)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
         rounds = _Rounds(self.method, federation, local, private)

@@ -8,10 +8,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
-from torch_geometric.data import HeteroData
 
 from fedrec.data.interactions import Interactions
+from fedrec.graph._pyg import EdgeIndex, HeteroData
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import LGConv
 
+from fedrec.graph._pyg import LGConv
 from fedrec.graph.bipartite import BipartiteGraph
 
 # The weights are normalised already. Given a sparse tensor, LGConv is one sparse product; given an edge index, even a

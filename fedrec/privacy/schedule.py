@@ -174,7 +174,7 @@ def calibrate(schedule: Schedule, epsilon: float, delta: float, accountant: Acco
         return accounting.epsilon(history, delta, by)
 
     # RDP is quick and gives a place to start; it cannot resolve the smallest ε, and need not.
-    start = _least_noise(lambda x: spent(x, "rdp"), max(epsilon, 0.1), start=0.0, step=1.0, tolerance=1e-2)
+    start = _least_noise(lambda x: spent(x, "rdp"), max(epsilon, 0.1), start=0.0, step=1.0, tolerance=0.05)
     log_sigma = _least_noise(lambda x: spent(x, accountant), epsilon, start=start, step=0.1, tolerance=2e-4)
     return {query: _rounded_up(sigma) for query, sigma in schedule.noise_multipliers(math.exp(log_sigma)).items()}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 INK, GRID, PAPER = "#24292f", "#d9dee3", "#ffffff"
 
@@ -54,11 +55,26 @@ def style() -> Iterator[None]:
         yield
 
 
+def _settle(figure: Figure) -> None:
+    """Lay a figure out once and for all.
+
+    The solver of the layout differs in the last bits from one call to the next, and ids within an SVG are hashes of
+    positions, so positions are rounded.
+    """
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
+        for panel in figure.axes:
+            sides = (round(side, 5) for side in panel.get_position().bounds)  # in widths and heights of the figure
+            panel.set_position(Bbox.from_bounds(*sides))
+
+
 def to_svg(figure: Figure) -> str:
     """A figure as an SVG file: the same bytes for the same figure."""
     with style(), warnings.catch_warnings():
         # Letters that matplotlib's own font lacks are no loss: the reader's font draws them.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        _settle(figure)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing, facecolor=PAPER)
@@ -68,6 +84,7 @@ def to_svg(figure: Figure) -> str:
 def to_png(figure: Figure) -> bytes:
     """A figure as a PNG file, at twice the density of a common screen."""
     with style():
+        _settle(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, facecolor=PAPER, metadata={"Software": None})
     return buffer.getvalue()

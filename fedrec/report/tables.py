@@ -87,7 +87,8 @@ def _require_comparable(first: Results, other: Results, across_data: bool) -> No
 
 
 def _fingerprint(results: Results) -> str:
-    return str(results.manifest["data"]["fingerprint"])
+    """Of everything that arms are given: the parts of the split, and the attributes of users and items."""
+    return str(results.manifest["split"]["fingerprint"])
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

@@ -11,7 +11,7 @@ import torch
 from fedrec.components import build_config
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, ModelError, PrivacyError
-from fedrec.federated import FederatedRecommender, Federation, ParticipationConfig
+from fedrec.federated import EngineConfig, FederatedRecommender, Federation, ParticipationConfig
 from fedrec.federated.methods import (
     EgoLightGCN,
     EgoLightGCNConfig,
@@ -143,3 +143,12 @@ def test_costs_are_counted_per_user(train: Interactions) -> None:
     assert costs.rounds == 1
     assert costs.mb_up_per_user == pytest.approx(len(train) * 12 / 40 / 1e6)
     assert fitted(train).communication.mb_down_per_user == pytest.approx(6 * 25 * 4 * 4 / 1e6)
+
+
+def test_participants_and_noise_of_a_deployment_do_not_follow_the_seed(train: Interactions) -> None:
+    arm: dict[str, Any] = {"participation": ParticipationConfig(rate=0.5), "engine": EngineConfig(randomness="os")}
+    first, again = (fitted(train, method=ego(rounds=1), **arm).tensors() for _ in range(2))
+    assert not torch.equal(first["users/known/user"], again["users/known/user"])  # equal once in 2^30 runs or so
+    everyone: dict[str, Any] = {"engine": arm["engine"], "privacy": PrivacyConfig(noise_multiplier=1.0, delta=1e-3)}
+    first, again = (fitted(train, method=ego(rounds=1), **everyone).tensors() for _ in range(2))
+    assert not torch.equal(first["server/items"], again["server/items"])

@@ -97,7 +97,7 @@ def test_neither_order_nor_bookkeeping_matters() -> None:
 
 
 @settings(max_examples=10, deadline=None)  # RDP at 160 orders takes a while
-@given(sigma=st.floats(0.5, 20.0), rate=st.sampled_from([0.01, 0.25, 1.0]), number=st.integers(1, 50))
+@given(sigma=st.floats(0.5, 20.0), rate=st.sampled_from([0.01, 0.04, 0.1]), number=st.integers(1, 50))
 def test_more_noise_costs_less_and_more_draws_cost_more(sigma: float, rate: float, number: int) -> None:
     spent = epsilon([Draws(sigma, rate, number)], 1e-5, "rdp")
     assert epsilon([Draws(1.1 * sigma, rate, number)], 1e-5, "rdp") <= spent

@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.report.handmade import history_rows, manifest, metric_rows, summary, write_run
+from tests.report.handmade import write_run
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run directory with some of its parts replaced."""
+    """Writes a run directory with some of its parts replaced."""
 
     def make(name: str = "run", **changes: Any) -> Path:
-        parts: dict[str, Any] = {
-            "summary": summary(),
-            "manifest": manifest(),
-            "metrics": metric_rows(),
-            "history": history_rows(),
-        }
-        return write_run(tmp_path / name, **(parts | changes))
+        return write_run(tmp_path / name, **changes)
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import json
@@ -121,6 +122,7 @@ GROUPS: dict[str, dict[str, tuple[int, float]]] = {  # attribute -> group -> use
 }
 
 
+@functools.cache  # the accountant takes a moment
 def guarantee() -> dict[str, Any]:
     """What one Gram release under noise calibrated to ε = 8 promises."""
     ledger = Ledger([Release(query="gram", draw=1, noise_multiplier=0.6013, clip=1.0)])
@@ -128,8 +130,8 @@ def guarantee() -> dict[str, Any]:
     return made.as_dict()
 
 
-@functools.cache
-def _summary() -> str:
+def summary() -> dict[str, Any]:
+    """`summary.json` of the run, to be changed at will."""
     arms: dict[str, Any] = {}
     for position, arm in enumerate(ARMS):
         metrics: dict[str, Any] = {"users": {"mean": 943.0, "ci95": None, "per_seed": [943.0] * 3}}
@@ -153,7 +155,7 @@ def _summary() -> str:
         ("federated-dp", 1.0, 11.32, 0.0),
     ):
         arms[arm]["communication"] = {"rounds": rounds, "mb_up_per_user": up, "mb_down_per_user": down}
-    arms["federated-dp"]["guarantee"] = guarantee()
+    arms["federated-dp"]["guarantee"] = copy.deepcopy(guarantee())
     tests = [
         {
             "metric": "ndcg@10",
@@ -176,13 +178,7 @@ def _summary() -> str:
             ("federated", "federated-dp", 0.0335, 0.0006, 0.00001),
         )
     ]
-    return json.dumps({"metric": "ndcg@10", "arms": arms, "tests": tests})
-
-
-def summary() -> dict[str, Any]:
-    """`summary.json` of the run, to be changed at will."""
-    content: dict[str, Any] = json.loads(_summary())
-    return content
+    return {"metric": "ndcg@10", "arms": arms, "tests": tests}
 
 
 def manifest() -> dict[str, Any]:
@@ -204,7 +200,8 @@ def manifest() -> dict[str, Any]:
         },
         "config_sha256": "0" * 64,
         "data": {
-            "fingerprint": "5f0b3a" + "0" * 58,
+            "source": "ml-100k",
+            "fingerprint": "c0ffee" + "0" * 58,
             "users": 943,
             "items": 1682,
             "interactions": {"train": 98114, "valid": 943, "test": 943},
@@ -215,6 +212,7 @@ def manifest() -> dict[str, Any]:
         },
         "split": {
             "seed": 0,
+            "fingerprint": "5f0b3a" + "0" * 58,
             "notes": [
                 "test is each user's last interaction, valid the one before it; ties in time keep file order",
             ],
@@ -267,20 +265,20 @@ def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[Row]) -> None:
         writer.writerows(rows)
 
 
-def write_run(
-    folder: Path,
-    *,
-    config: str = CONFIG,
-    summary: dict[str, Any],
-    manifest: dict[str, Any],
-    metrics: Iterable[Row],
-    history: Iterable[Row],
-) -> Path:
-    """Write a run directory."""
+def write_run(folder: Path, **changes: Any) -> Path:
+    """Write the run directory, with some of config, summary, manifest, metrics and history replaced."""
+    parts: dict[str, Any] = {
+        "config": CONFIG,
+        "summary": summary(),
+        "manifest": manifest(),
+        "metrics": metric_rows(),
+        "history": history_rows(),
+        **changes,
+    }
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(config)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "summary.json").write_text(json.dumps(summary))
-    write_csv(folder / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
-    write_csv(folder / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
+    (folder / "config.toml").write_text(parts["config"])
+    (folder / "manifest.json").write_text(json.dumps(parts["manifest"]))
+    (folder / "summary.json").write_text(json.dumps(parts["summary"]))
+    write_csv(folder / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), parts["metrics"])
+    write_csv(folder / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), parts["history"])
     return folder

@@ -109,7 +109,7 @@ def test_runs_on_the_same_data_are_compared_arm_by_arm(make_run: MakeRun) -> Non
 
 def other_data() -> dict[str, Any]:
     facts = manifest()
-    facts["data"]["fingerprint"] = "77" * 32
+    facts["split"]["fingerprint"] = "77" * 32
     return facts
 
 

