@@ -7,6 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export FLWR_TELEMETRY_ENABLED := 0
+export OMP_WAIT_POLICY := PASSIVE  # waiting threads that spin make small operations crawl on shared cores
 
 .PHONY: quickstart test clean
 

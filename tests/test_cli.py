@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fedrec import __version__, cli
-from tests.experiment.tiny import ITEMS, USERS, experiment, write_experiment, write_ratings
+from fedrec.cli import console
+from fedrec.experiment import Step
+from tests.experiment.tiny import EACH, ITEMS, USERS, experiment, write_experiment, write_ratings
 
 
 @dataclass(frozen=True)
@@ -282,15 +286,63 @@ def test_list_names_what_a_configuration_can_name(fedrec: Fedrec, sort: str, nam
 
 
 def test_data_describe_shows_a_file_of_ones_own(fedrec: Fedrec, tmp_path: Path) -> None:
-    path = tmp_path / "ratings.csv"
-    path.write_text(write_ratings(path).read_text().replace("uid,mid,stars,when", "user,item,rating,time"))
-    outcome = fedrec("data", "describe", path)
+    path = write_ratings(tmp_path / "ratings.csv", extra=(("u0", "m0", 5, 99),))
+    outcome = fedrec("data", "describe", path, "--column", "user=uid", "--column", "item=mid")
     assert outcome.code == 0, outcome.err
-    assert str(USERS) in outcome.out
-    assert str(ITEMS) in outcome.out
-    missing = fedrec("data", "describe", "nowhere.csv")
-    assert (missing.code, missing.err.count("\n")) == (2, 1)
-    assert "nowhere.csv" in missing.err
+    rows = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in outcome.out.splitlines() if "│" in line}
+    assert (rows["users"], rows["items"], rows["interactions"]) == (f"{USERS}", f"{ITEMS}", f"{USERS * EACH}")
+    assert rows["components"] == "1, the largest 100.0%"
+    assert rows["interactions of a user"] == "6 to 6, median 6"
+    assert "repeated pairs, all but the last: 1 dropped" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.csv"], "nowhere.csv: neither a file, a folder nor a data set"),
+        (["ml-10k"], "did you mean 'ml-100k'?"),
+        (["ratings.csv"], "no column 'user'"),
+        (["ratings.csv", "--column", "uzer=uid"], "data.columns.uzer: unknown key 'uzer'; did you mean 'user'?"),
+        (["ratings.csv", "--column", "uid"], "data.columns.uid: unknown key 'uid'"),
+    ],
+)
+def test_data_describe_refuses_what_it_cannot_read(
+    fedrec: Fedrec, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    write_ratings(tmp_path / "ratings.csv")
+    outcome = fedrec("data", "describe", *arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert said in outcome.err
+
+
+def test_data_list_and_get(fedrec: Fedrec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedrec.data.fetch", lambda name: Path("cache") / name)
+    assert fedrec("data", "list").out.startswith("ml-100k  MovieLens-100K")
+    assert fedrec("data", "get", "ml-100k").out == "cache/ml-100k\n"
+
+
+def test_bars_show_the_round_the_validation_metric_and_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=120))
+    with console.progress() as told:
+        told(Step("federated", 3, job=2, jobs=4, done=0, planned=0, best=None, metric="ndcg@10"))
+        told(Step("federated", 3, job=2, jobs=4, done=5, planned=20, best=0.125, metric="ndcg@10"))
+    last = screen.getvalue()
+    for shown in ("all arms and seeds", "1/4", "federated, seed 3", "5/20", "validation ndcg@10 0.1250"):
+        assert shown in last
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with console.progress() as told:
+        for done in range(100):
+            clock[0] += 1.0
+            told(Step("a", 0, job=1, jobs=1, done=done, planned=99, best=None, metric="ndcg@10"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["fedrec: [1/1] a, seed 0", *(f"fedrec: [1/1] a, seed 0: {done}/99" for done in (31, 62, 93))]
 
 
 def test_version(fedrec: Fedrec) -> None:

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pydantic
 import tomli_w
@@ -89,6 +89,14 @@ class MethodConfig(Config):
         return {"kind": self.kind, **self.settings.model_dump(mode="json")}
 
 
+_SECTIONS: dict[str, type[Config]] = {
+    "population": PopulationConfig,
+    "participation": ParticipationConfig,
+    "privacy": PrivacyConfig,
+}
+"""What an arm has beside its method, if that is federated."""
+
+
 def _default(model: type[Config]) -> Any:
     """A section that a federated arm always has, with its defaults, and that a central one never has."""
     return pydantic.Field(default_factory=lambda fields: model() if fields["method"].federated else None)
@@ -116,29 +124,28 @@ class ArmConfig(Config):
         """The arm that a table of a file describes.
 
         Raises:
-            ConfigError: if a section is wrong, or a central method has a section that only a federation has.
+            ConfigError: if a section is wrong.
         """
-        sections: dict[str, type[Config]] = {
-            "population": PopulationConfig,
-            "participation": ParticipationConfig,
-            "privacy": PrivacyConfig,
-        }
         arm = dict(table)
-        for name in ("method", *sections):
+        for name in ("method", *_SECTIONS):
             if name in arm and not isinstance(arm[name], Mapping):
                 raise ConfigError(f"{place}.{name} = {arm[name]!r}: must be a table, such as {name} = {{ ... }}")
         if "method" in arm:
-            arm["method"] = method = MethodConfig.read(arm["method"], f"{place}.method")
-            for name in sections.keys() & arm.keys():
-                if not method.federated:
-                    raise ConfigError(
-                        f"{place}.{name}: method '{method.kind}' is trained centrally and has no {name}; "
-                        f"remove the section or choose a federated method: {', '.join(METHODS)}"
-                    )
-        for name, model in sections.items():
+            arm["method"] = MethodConfig.read(arm["method"], f"{place}.method")
+        for name, model in _SECTIONS.items():
             if name in arm:
                 arm[name] = build_config(model, arm[name], f"{place}.{name}")
         return build_config(cls, arm, place)  # type: ignore[return-value]
+
+    @pydantic.model_validator(mode="after")
+    def _only_a_federation_has_sections(self) -> Self:
+        for name in _SECTIONS:
+            if getattr(self, name) is not None and not self.method.federated:
+                raise ConfigError(
+                    f"arms.{self.name}.{name}: method '{self.method.kind}' is trained centrally and has no {name}; "
+                    f"remove the section or choose a federated method: {', '.join(METHODS)}"
+                )
+        return self
 
 
 class ExperimentConfig(Config):

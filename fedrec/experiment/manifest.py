@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
@@ -19,6 +20,8 @@ import fedrec
 from fedrec.data import Interactions, LoadedData, Split
 from fedrec.errors import RunError
 from fedrec.experiment.config import ExperimentConfig
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "torch-geometric", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "flwr", "opacus")
 
@@ -56,7 +59,7 @@ def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]
 
 
 def require_unchanged(manifest: dict[str, Any], folder: Path, config_text: str, data: LoadedData) -> None:
-    """Make sure that what is resumed is what began.
+    """Make sure that what is resumed is what began; other versions of the software are a warning.
 
     Raises:
         RunError: if the configuration or the data changed in between.
@@ -69,6 +72,14 @@ def require_unchanged(manifest: dict[str, Any], folder: Path, config_text: str, 
             f"{folder}: the data changed since the run began (fingerprint {began[:12]}, now {found[:12]}); "
             "put the old data back, or start a new run"
         )
+    for package, version in versions().items():
+        if manifest["versions"].get(package) != version:
+            log.warning(
+                "%s is %s now and was %s when the run began: floats may round differently",
+                package,
+                version,
+                manifest["versions"].get(package),
+            )
 
 
 def fingerprint(split: Split) -> str:

@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -114,7 +115,7 @@ def _tests(results: Mapping[str, ArmResults], config: ExperimentConfig) -> list[
     ]
 
 
-def write_csv(path: Any, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write rows, floats by `repr`, so that they read back exactly."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from fedrec.report.canvas import INK, PAPER, style
 from fedrec.report.palette import Mark
@@ -99,6 +100,7 @@ def learning_curves(history: pd.DataFrame, looks: Mapping[str, Mark], *, metric:
         panel.set_ylabel(f"validation {title(metric)}")
         panel.set_ylim(bottom=0)
         panel.set_xlim(left=0)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure, shown, _line_handle)
     return figure
 

@@ -82,9 +82,9 @@ def _groups(results: Results) -> Iterator[Picture]:
         yield Picture(
             "groups",
             group_bars(results.groups, marks(results.arms), metric=results.headline),
-            f"{title(results.headline)} of each group of users: mean over seeds, and their range as a line. Below a "
-            f"group stands its number of users; groups under {MIN_GROUP} are left out of gap and worst group, because "
-            "they measure noise.",
+            f"{title(results.headline)} of each group of users: mean over seeds, and their range as a line, which says "
+            "nothing of chance among users: the fewer a group has (the number below it), the more its bar is noise. "
+            f"Groups under {MIN_GROUP} are left out of gap and worst group.",
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -88,8 +89,13 @@ def _environment() -> jinja2.Environment:
             wording.setting,
         )
     }
-    environment.filters["families"] = _families
+    environment.filters |= {"families": _families, "beside_kind": _beside_kind}
     return environment
+
+
+def _beside_kind(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a component."""
+    return {key: value for key, value in section.items() if key != "kind"}
 
 
 def _families(shown: Sequence[Column]) -> list[tuple[str, int]]:

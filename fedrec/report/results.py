@@ -168,7 +168,7 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
 def _csv(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     text = _text(path)
     try:
-        # Group names are data: "NA" and "None" are names too, so nothing is read as missing.
+        # An arm may be called "NA", and everyone is the group "": nothing is read as missing.
         table = pd.read_csv(io.StringIO(text), dtype=dict(columns), keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise _damaged(path, f"not a table ({error})") from None

@@ -115,11 +115,13 @@ def plural(count: int, noun: str) -> str:
 
 
 def setting(value: Any) -> str:
-    """A value of a configuration, as it is written there."""
+    """A value of a configuration, as it is written there; the outermost braces of a table are left out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {_inner(inner)}" for key, inner in value.items())
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} = {setting(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return ", ".join(setting(inner) for inner in value)
-    return str(value)
+    return f"[{', '.join(map(_inner, value))}]" if isinstance(value, list) else str(value)
+
+
+def _inner(value: Any) -> str:
+    return f"{{ {setting(value)} }}" if isinstance(value, Mapping) else setting(value)

@@ -112,7 +112,6 @@ def lists_and_labels() -> tuple[Tensor, list[list[int]], Tensor, Tensor]:
     return lists, labels, hits, torch.tensor([len(label) for label in labels])
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised while torch_geometric is imported
 @pytest.mark.parametrize(
     ("name", "theirs"),
     [

@@ -161,7 +161,6 @@ def test_category_matrix() -> None:
     assert diversity.category_matrix(column).tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised while torch_geometric is imported
 def test_agrees_with_torch_geometric() -> None:
     from torch_geometric.metrics import LinkPredCoverage, LinkPredDiversity, LinkPredPersonalization
 

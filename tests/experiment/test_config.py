@@ -14,7 +14,7 @@ from fedrec.experiment import ExperimentConfig, MethodConfig, read_config
 from fedrec.experiment.config import _override
 from tests.experiment.tiny import experiment, write_experiment
 
-EGO, CENTRAL = {"kind": "ego-lightgcn"}, {"kind": "lightgcn"}
+EGO, CENTRAL, EPS = {"kind": "ego-lightgcn"}, {"kind": "lightgcn"}, {"epsilon": 1.0}
 
 
 def arm(name: str, **sections: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_quickstart_is_valid() -> None:
         ({"arms": [arm("a", method={"dim": 3})]}, "arms.a.method.kind: missing"),
         ({"arms": [arm("a", method=EGO | {"dmi": 3})]}, "arms.a.method.dmi: unknown key 'dmi'; did you mean 'dim'?"),
         ({"arms": [arm("a", method=EGO | {"dim": 0})]}, "arms.a.method.dim = 0"),
-        ({"arms": [arm("a", method=CENTRAL, privacy={})]}, "arms.a.privacy: method 'lightgcn' is trained centrally"),
+        ({"arms": [arm("a", method=CENTRAL, privacy=EPS)]}, "arms.a.privacy: method 'lightgcn' is trained centrally"),
         ({"arms": [arm("a", method={"kind": "nowhere:Method"})]}, "cannot be imported"),
         ({"arms": [{"method": {"kind": "popularity"}}]}, "arms.0.name: missing"),
         ({"arms": 3}, "arms = 3"),

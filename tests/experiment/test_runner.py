@@ -261,6 +261,20 @@ def test_what_changed_since_it_began_is_not_resumed(tmp_path: Path, change: Any,
         resume(tmp_path / "run")
 
 
+def test_resuming_with_other_software_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = read_config(write_experiment(tmp_path, seeds=[1]))
+    path = tmp_path / "run"
+    with pytest.raises(Killed), killed_at_write(7):
+        run(config.model_copy(update={"arms": config.arms[:1]}), path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["versions"]["torch"] = "1.0"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    resume(path)
+    (line,) = caplog.messages
+    assert line.startswith("torch is ")
+    assert "was 1.0 when the run began" in line
+
+
 def test_a_method_of_ones_own_runs_from_its_module(folder: Path, tmp_path: Path) -> None:
     config = ExperimentConfig.read(experiment(folder / "ratings.csv", arms=[own("Constant", value=2.5)], seeds=[0]))
     steps: list[Step] = []

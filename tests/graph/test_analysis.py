@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from fedrec.data.interactions import Interactions
 from fedrec.errors import DataError
 from fedrec.graph import component_sizes, describe, networkx_graph, top_share
-from tests.graph.small import PATH, graphs, interactions
+from tests.graph.small import PAIRS, PATH, graphs, interactions
 
 # Two complete blocks of 4 users and 3 items, and one user (8) and one item (6) that nobody touched.
 BLOCKS = interactions([(user, 3 * (user // 4) + item) for user in range(8) for item in range(3)], n_users=9, n_items=7)
@@ -24,6 +24,12 @@ def test_two_blocks_by_hand() -> None:
     assert dict(summary.user_degrees) == dict.fromkeys((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0), 3.0)
     assert summary.item_degrees[-1] == (1.0, 4.0)
     assert summary.notes == ()
+
+
+def test_the_largest_component_is_the_larger_one() -> None:
+    summary = describe(interactions([*PAIRS, (2, 2)], n_users=3, n_items=3))
+    assert summary.components == 2
+    assert summary.largest_component == 4 / 6
 
 
 def test_top_share_by_hand() -> None:

@@ -28,7 +28,7 @@ def histories(draw: st.DrawFn) -> tuple[list[list[int]], int]:
 
 def csr(own: list[list[int]]) -> tuple[Tensor, Tensor]:
     degrees = torch.tensor([0, *map(len, own)])
-    return degrees.cumsum(0), torch.tensor(sum(own, []), dtype=torch.int64)
+    return degrees.cumsum(0), torch.tensor([item for items in own for item in items], dtype=torch.int64)
 
 
 def test_complement_by_hand() -> None:
@@ -79,15 +79,15 @@ def test_negatives_are_uniform_outside_training_items_and_include_held_out_ones(
 
 
 def test_a_user_draws_the_same_alone_and_in_a_cohort() -> None:
-    owner, counter = torch.tensor([2, 0, 1, 0, 2, 1]), torch.tensor([0, 0, 0, 1, 1, 7])
-    draw = Streams(seed=5, round=2)
-    together = negatives(draw, KEYS, INDPTR, ITEMS, owner, counter, 5)
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    assert torch.equal(negatives(draw, KEYS, INDPTR, ITEMS, owner[order], counter[order], 5), together[order])
-    alone = negatives(
-        draw, KEYS[2:], torch.tensor([0, 3]), ITEMS[2:], torch.zeros(2, dtype=torch.int64), counter[:2], 5
-    )
-    assert alone[0] == together[0]
+    draw, n_items = Streams(seed=5, round=2), 500
+    owner, counter = torch.arange(3).repeat(20), torch.arange(60) // 3
+    together = negatives(draw, KEYS, INDPTR, ITEMS, owner, counter, n_items)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    shuffled = negatives(draw, KEYS, INDPTR, ITEMS, owner[order], counter[order], n_items)
+    assert torch.equal(shuffled, together[order])
+    only, items = torch.zeros(20, dtype=torch.int64), ITEMS[2:]
+    alone = negatives(draw, KEYS[2:], torch.tensor([0, 3]), items, only, torch.arange(20), n_items)
+    assert torch.equal(alone, together[owner == 2])
 
 
 def test_seed_round_key_and_counter_each_matter() -> None:

@@ -164,9 +164,9 @@ def summary() -> dict[str, Any]:
             "difference": difference,
             "ci95": [difference - 0.006, difference + 0.006],
             "users": 943,
-            "p_bootstrap": p / 3,
+            "p_bootstrap": p / 6,
             "p_bootstrap_holm": p,
-            "p_wilcoxon": p_wilcoxon / 3,
+            "p_wilcoxon": p_wilcoxon / 6,
             "p_wilcoxon_holm": p_wilcoxon,
         }
         for a, b, difference, p, p_wilcoxon in (

@@ -141,7 +141,7 @@ def test_a_figure_leaves_the_settings_of_matplotlib_alone(run: Path) -> None:
 
 def test_a_figure_does_not_depend_on_the_settings_of_matplotlib(run: Path) -> None:
     plain = to_svg(trade(run))
-    with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"axes.labelsize": 30, "axes.grid": False, "svg.fonttype": "path"}):
         assert to_svg(trade(run)) == plain
 
 
@@ -150,7 +150,7 @@ def test_a_name_is_text_in_an_svg_and_never_markup_or_a_formula() -> None:
     history = pd.DataFrame({"arm": [name], "seed": 0, "round": 1, "value": 0.1})
     svg = to_inline_svg(learning_curves(history, marks([name]), metric="ndcg@10"), "curves", 'a "quote" <b>')
     assert "<script>" not in svg
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$ 电影 &amp;" in svg
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; $x^2$ 电影 &amp;</text>" in svg
     assert 'aria-label="a &quot;quote&quot; &lt;b&gt;"' in svg
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedrec.errors import RunError
 from fedrec.report.results import read_results
-from tests.report.handmade import ARMS, MEANS, manifest, metric_rows, summary
+from tests.report.handmade import ARMS, CONFIG, MEANS, manifest, metric_rows, summary
 
 MakeRun = Callable[..., Path]
 
@@ -39,11 +39,18 @@ def test_groups_are_those_of_the_headline_metric_with_their_sizes(run: Path) -> 
     ]
 
 
-def test_a_group_may_be_named_na_and_an_attribute_value_may_hold_an_equals_sign(make_run: MakeRun) -> None:
-    rows = [(arm, 0, "test", name, "team=NA=1", 20.0) for arm in ARMS for name in ("users", "ndcg@10")]
+def test_the_name_of_a_group_may_hold_an_equals_sign(make_run: MakeRun) -> None:
+    rows = [(arm, 0, "test", name, "team=a=1", 20.0) for arm in ARMS for name in ("users", "ndcg@10")]
     groups = read_results(make_run(metrics=rows)).groups
     assert set(groups["attribute"]) == {"team"}
-    assert set(groups["group"]) == {"NA=1"}
+    assert set(groups["group"]) == {"a=1"}
+
+
+def test_an_arm_may_be_called_na(make_run: MakeRun) -> None:
+    content: dict[str, Any] = json.loads(json.dumps(summary()).replace('"central"', '"NA"'))
+    rows = [("NA" if row[0] == "central" else row[0], *row[1:]) for row in metric_rows()]
+    results = read_results(make_run(config=CONFIG.replace('"central"', '"NA"'), summary=content, metrics=rows))
+    assert set(results.groups["arm"]) == {"popularity", "NA", "federated", "federated-dp"}
 
 
 def test_between_groups_is_a_mean_over_seeds_and_of_the_headline_metric_alone(run: Path) -> None:

@@ -79,4 +79,6 @@ def test_epsilon_is_never_said_to_be_smaller_than_it_is(epsilon: float) -> None:
 
 
 def test_settings_are_written_as_in_a_configuration() -> None:
-    assert wording.setting({"every": 5, "on": True, "k": [5, 10]}) == "every = 5, on = true, k = 5, 10"
+    settings = {"dim": 8, "on": True, "k": [5, 10], "stopping": {"every": 5, "patience": 2}}
+    assert wording.setting(settings) == "dim = 8, on = true, k = [5, 10], stopping = { every = 5, patience = 2 }"
+    assert wording.setting(0.5) == "0.5"

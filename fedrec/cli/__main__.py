@@ -1,0 +1,5 @@
+"""`python -m fedrec.cli`."""
+
+from fedrec.cli import main
+
+main()

@@ -1,0 +1,95 @@
+"""What the commands show: tables on standard output; progress and messages, a line each, on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedrec.experiment import Step
+
+SECONDS_BETWEEN_LINES = 30.0  # a log of an hour stays readable
+
+out = Console()
+err = Console(stderr=True)
+
+
+def say(line: str) -> None:
+    """One line on standard error, as it is: no wrapping, no markup."""
+    err.print(f"fedrec: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_paragraph(text: str) -> None:
+    """Text on standard output; wrapped on a terminal, one line in a file."""
+    out.print(text, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+
+
+def show_table(table: Table) -> None:
+    """A table as wide as the terminal; in a file, as wide as it wants to be."""
+    if out.is_terminal:
+        out.print(table)
+    else:
+        wide = Console(width=1000)
+        wide.print(table, width=wide.measure(table).maximum)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Step], None]]:
+    """What a run is to be told of its steps: bars on a terminal, a line now and then elsewhere."""
+    if not err.is_terminal:
+        yield _Lines().show
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=err) as display:
+        yield _Bars(display).show
+
+
+class _Bars:
+    """One bar for the run, and one below it for the arm and seed at work."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._job = 0
+        self._whole = display.add_task("all arms and seeds", total=None, best="")
+        self._part = display.add_task("", total=None, best="", visible=False)
+
+    def show(self, step: Step) -> None:
+        if step.job != self._job:
+            self._job = step.job
+            self._display.update(self._whole, completed=step.job - 1, total=step.jobs)
+            self._display.reset(self._part, description=f"{step.arm}, seed {step.seed}", best="", visible=True)
+        self._display.update(self._part, completed=step.done, total=step.planned or None, best=_best(step))
+
+
+class _Lines:
+    """A line when an arm begins, and at most one every `SECONDS_BETWEEN_LINES` after that."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def show(self, step: Step) -> None:
+        now = time.monotonic()
+        at = f"[{step.job}/{step.jobs}] {step.arm}, seed {step.seed}"
+        if step.done == 0:
+            say(at)
+        elif now - self._last > SECONDS_BETWEEN_LINES:
+            say(f"{at}: {step.done}/{step.planned} {_best(step)}".rstrip())
+        else:
+            return
+        self._last = now
+
+
+def _best(step: Step) -> str:
+    return "" if step.best is None else f"validation {step.metric} {step.best:.4f}"

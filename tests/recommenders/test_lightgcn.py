@@ -1,0 +1,205 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedrec.components import build_config
+from fedrec.data.interactions import Interactions
+from fedrec.errors import ConfigError, DataError, ModelError, RunError
+from fedrec.graph import BipartiteGraph
+from fedrec.recommenders import RECOMMENDERS, LightGCN, LightGCNConfig, Stopping, Training, sample_negatives
+from fedrec.recommenders.lightgcn import LightGCNLearner
+from fedrec.streams import Streams
+from tests.graph.small import interactions
+from tests.recommenders.memory import KillAt, KilledError, MemoryCheckpoints, MemoryLog
+from tests.recommenders.planted import blocks
+
+TRAIN, HELD = blocks()
+CPU = torch.device("cpu")
+QUICK: dict[str, Any] = {"dim": 8, "layers": 2, "batch": 7, "epochs": 6}
+LOSSES = ["softmax", "sampled-softmax", "bpr"]
+
+
+def settings(**changes: Any) -> LightGCNConfig:
+    return LightGCNConfig(**(QUICK | changes))
+
+
+def auc(score: Tensor, train: Interactions, held: Interactions) -> float:
+    """Share of (held-out item, item outside the history) pairs that are in the right order."""
+    outside = torch.ones(score.shape, dtype=torch.bool)
+    outside[train.user, train.item] = False
+    outside[held.user, held.item] = False
+    right = [
+        (score[user, item] > score[user][outside[user]]).double().mean().item()
+        for user, item in zip(held.user, held.item, strict=True)
+    ]
+    return float(np.mean(right))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_finds_planted_blocks(loss: str) -> None:
+    model = LightGCN(settings(loss=loss, epochs=30))
+    users = torch.arange(TRAIN.n_users)
+    log = MemoryLog()
+    model.fit(TRAIN, Training(device="cpu", log=log))
+    assert auc(model.score(users), TRAIN, HELD) > 0.95
+    assert log.values("loss")[-1] < log.values("loss")[0]
+    tensors = model.tensors()
+    torch.testing.assert_close(model.score(users[3:5]), tensors["users"][3:5] @ tensors["items"].T)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
+    config = settings(loss=loss, batch=1000, l2=0.1, negatives=2, temperature=0.5)
+    learner = LightGCNLearner(config, TRAIN, seed=4, device=CPU)
+    embedding = learner.state()["embedding"].clone().requires_grad_()
+    adjacency = BipartiteGraph.of(TRAIN).adjacency.to_dense()
+    final = (embedding + adjacency @ embedding + adjacency @ adjacency @ embedding) / 3
+
+    # Users in the epoch's order, their items ascending, and negatives from the epoch's own stream.
+    draw = Streams(4, 1)
+    order = torch.randperm(TRAIN.n_users, generator=draw.generator("batches")).tolist()
+    pairs = [(user, item) for user in order for item in sorted(TRAIN.item[TRAIN.user == user].tolist())]
+    user, item = torch.tensor(pairs).T
+    negative = sample_negatives(draw.generator("negatives"), learner.outside, user, 2)
+
+    if loss != "bpr":
+        final = final / final.norm(dim=1, keepdim=True)
+    score = final[: TRAIN.n_users] @ final[TRAIN.n_users :].T / (1.0 if loss == "bpr" else 0.5)
+    positive, others = score[user, item], score[user.unsqueeze(1), negative]
+    squared = embedding.square().sum(dim=1)
+    penalty = squared[user].mean() + squared[TRAIN.n_users + item].mean()
+    if loss == "softmax":
+        expected = -score.log_softmax(dim=1)[user, item].mean()
+    else:
+        penalty = penalty + squared[TRAIN.n_users + negative].mean()
+        if loss == "bpr":
+            expected = -torch.sigmoid(positive.unsqueeze(1) - others).log().mean()
+        else:
+            expected = -torch.cat([positive.unsqueeze(1), others], dim=1).log_softmax(dim=1)[:, 0].mean()
+    expected = expected + 0.1 / 2 * penalty
+    (gradient,) = torch.autograd.grad(expected, embedding)
+
+    logged, disclosure = learner.step(1)["loss"]
+    assert logged == pytest.approx(expected.item(), rel=1e-5)
+    assert disclosure == "simulation"
+    torch.testing.assert_close(learner.state()["adam.exp_avg"], 0.1 * gradient)  # β₁ = .9
+    # Adam's first step is the rate against the gradient's sign.
+    moved = learner.state()["embedding"] - embedding.detach()
+    clear = gradient.abs() > 1e-5
+    torch.testing.assert_close(moved[clear], -config.rate * gradient.sign()[clear], rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_same_seed_same_bytes_and_another_seed_others(loss: str) -> None:
+    def fitted(seed: int) -> bytes:
+        model = LightGCN(settings(loss=loss, epochs=3))
+        model.fit(TRAIN, Training(seed=seed, device="cpu"))
+        return b"".join(tensor.numpy().tobytes() for tensor in model.tensors().values())
+
+    assert fitted(0) == fitted(0)
+    assert fitted(0) != fitted(1)
+
+
+def test_a_restored_learner_goes_on_with_the_same_bytes() -> None:
+    config = settings(loss="bpr")
+    whole, first, second = (LightGCNLearner(config, TRAIN, 0, CPU) for _ in range(3))
+    for number in range(1, 5):
+        whole.step(number)
+    for number in (1, 2):
+        first.step(number)
+    second.restore(first.state())
+    for number in (3, 4):
+        second.step(number)
+    for name, tensor in whole.state().items():
+        assert second.state()[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+    assert first.state()["adam.step"].item() * 2 == second.state()["adam.step"].item()  # a copy, not a view
+
+
+def test_each_epoch_has_its_own_draws() -> None:
+    first, second = (LightGCNLearner(settings(loss="bpr"), TRAIN, 0, CPU) for _ in range(2))
+    assert first.step(1) != second.step(2)
+
+
+def test_a_killed_fit_is_finished_with_the_same_bytes() -> None:
+    def validation(scorer: Any) -> float:
+        return auc(scorer(torch.arange(TRAIN.n_users)), TRAIN, HELD)
+
+    config = settings(stopping=Stopping(every=2, patience=3))
+    training = Training(device="cpu", validator=validation)
+    whole, resumed, checkpoints = LightGCN(config), LightGCN(config), MemoryCheckpoints()
+    whole.fit(TRAIN, training)
+    with pytest.raises(KilledError):
+        LightGCN(config).fit(TRAIN, replace(training, checkpoints=checkpoints, progress=KillAt(3)))
+    resumed.fit(TRAIN, replace(training, checkpoints=checkpoints))
+    for name, tensor in whole.tensors().items():
+        assert resumed.tensors()[name].numpy().tobytes() == tensor.numpy().tobytes()
+
+
+def test_a_foreign_checkpoint_is_refused() -> None:
+    checkpoints = MemoryCheckpoints()
+    LightGCN(settings()).fit(TRAIN, Training(device="cpu", checkpoints=checkpoints))
+    for changes, seed, message in (
+        ({"dim": 4}, 0, r"embedding has shape \[54, 8\] and this configuration needs \[54, 4\]"),
+        ({"rate": 0.5}, 0, r"delete it and run again, or run with those settings"),
+        ({}, 1, r"written with \{'seed': 0"),
+    ):
+        with pytest.raises(RunError, match=message):
+            LightGCN(settings(**changes)).fit(TRAIN, Training(seed=seed, device="cpu", checkpoints=checkpoints))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_diverged_model_raises(loss: str) -> None:
+    with pytest.raises(ModelError, match="diverged"):
+        LightGCN(settings(loss=loss, rate=1e38)).fit(TRAIN, Training(device="cpu"))
+
+
+def test_a_model_that_diverged_in_its_very_last_update_raises() -> None:
+    # The only loss that was logged is that of the initial embeddings.
+    with pytest.raises(ModelError, match=r"LightGCN users: .* not finite"):
+        LightGCN(settings(rate=1e38, batch=1000, epochs=1)).fit(TRAIN, Training(device="cpu"))
+
+
+def test_l2_shrinks_the_embeddings() -> None:
+    plain, shrunk = (LightGCNLearner(settings(l2=l2), TRAIN, 0, CPU) for l2 in (0.0, 1.0))
+    for number in range(1, 11):
+        plain.step(number)
+        shrunk.step(number)
+    assert shrunk.state()["embedding"].norm() < 0.8 * plain.state()["embedding"].norm()
+
+
+def test_users_and_items_without_training_items_stay_finite() -> None:
+    train = interactions([(0, 0), (0, 1), (2, 1)], n_users=4, n_items=5)
+    for loss in LOSSES:
+        model = LightGCN(settings(loss=loss))
+        model.fit(train, Training(device="cpu"))
+        assert torch.isfinite(model.score(torch.arange(4))).all()
+
+
+def test_a_user_who_has_every_item_needs_a_loss_without_negatives() -> None:
+    train = interactions([(0, 0), (0, 1), (1, 1)], n_users=2, n_items=2)
+    with pytest.raises(DataError, match="have all 2 items"):
+        LightGCN(settings(loss="bpr")).fit(train, Training(device="cpu"))
+    LightGCN(settings(loss="softmax")).fit(train, Training(device="cpu"))
+
+
+def test_nothing_to_learn_from_is_refused() -> None:
+    with pytest.raises(DataError, match="no interaction"):
+        LightGCN(settings()).fit(interactions([], 3, 3), Training(device="cpu"))
+
+
+def test_scoring_before_fitting_is_refused() -> None:
+    model = LightGCN(LightGCNConfig())
+    with pytest.raises(ModelError, match="has not been fitted"):
+        model.score(torch.arange(2))
+    with pytest.raises(ModelError, match="has not been fitted"):
+        model.tensors()
+
+
+def test_the_registry_knows_it_and_names_the_nearest_key() -> None:
+    assert RECOMMENDERS["lightgcn"] is LightGCN
+    with pytest.raises(ConfigError, match="unknown key 'layer'; did you mean 'layers'"):
+        build_config(LightGCN.config_class, {"layer": 3}, "arms.central.method")
