@@ -157,7 +157,7 @@ def _bars(panel: Axes, groups: pd.DataFrame, looks: Mapping[str, Mark]) -> None:
             places,
             mean,
             width * 0.92,
-            yerr=[mean - low, high - mean],
+            yerr=np.maximum([mean - low, high - mean], 0),  # the mean of equal values may miss them by a rounding
             color=look.colour,
             hatch=look.hatch,
             edgecolor=PAPER,

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from fedrec.data import load_split
 from fedrec.errors import FedrecError, ModelError, RunError
 from fedrec.experiment import ExperimentConfig, RunDirectory, Step, read_config, resume, run, store
 from tests.experiment.tiny import EACH, ITEMS, USERS, experiment, write_experiment, write_ratings
@@ -112,9 +113,6 @@ def test_every_pair_of_arms_is_tested_once(finished: Path) -> None:
         means = [summary["arms"][test[side]]["metrics"]["ndcg@5"]["mean"] for side in ("a", "b")]
         assert test["difference"] == pytest.approx(means[0] - means[1], abs=1e-12)
         assert test["users"] == USERS  # seeds are averaged first: they are no further users
-        assert test["p_bootstrap"] <= test["p_bootstrap_holm"] <= 1
-    smallest = min(summary["tests"], key=lambda test: float(test["p_wilcoxon"]))
-    assert smallest["p_wilcoxon_holm"] == pytest.approx(min(1.0, 6 * smallest["p_wilcoxon"]))
 
 
 def test_history_is_in_order_and_says_what_a_deployment_never_sees(finished: Path) -> None:
@@ -241,6 +239,8 @@ def test_a_finished_run_is_refused_and_left_alone(finished: Path, config: Experi
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match="holds a finished run; choose another --out"):
         run(config, finished)
+    with pytest.raises(RunError, match="finished run"):  # somebody was faster
+        RunDirectory(finished).begin(config, {}, load_split(config.data, 0).split)
     assert resume(finished) == finished
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
 
@@ -299,18 +299,18 @@ def test_a_diverged_arm_raises_and_keeps_what_was_finished_before(folder: Path, 
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "said"),
     [
-        {"evaluation": {"k": [ITEMS + 1], "metric": f"ndcg@{ITEMS + 1}"}},
-        {"evaluation": {"groups": ["shoe_size"]}},
-        {"evaluation": {"categories": "colour"}},
+        ({"k": [ITEMS + 1], "metric": f"ndcg@{ITEMS + 1}"}, "exceeds the catalogue"),
+        ({"k": [3], "metric": "ndcg@3", "groups": ["shoe_size"]}, "shoe_size"),
+        ({"k": [3], "metric": "ndcg@3", "categories": "colour"}, "colour"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_before_anything_is_written(
-    folder: Path, tmp_path: Path, changes: dict[str, Any]
+    folder: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    config = ExperimentConfig.read(experiment(folder / "ratings.csv", **changes))
-    with pytest.raises(FedrecError):
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", evaluation=changes))
+    with pytest.raises(FedrecError, match=said):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -117,8 +117,14 @@ def test_one_process_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> N
             pass
         process.kill()
         process.wait()
+    with (
+        RunDirectory(tmp_path).locked(),
+        pytest.raises(RunError, match="another process"),
+        RunDirectory(tmp_path).locked(),
+    ):
+        pass
     with RunDirectory(tmp_path).locked():
-        assert (tmp_path / ".lock").exists()
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""What the documents show is true: their Python runs, their TOML is valid, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from fedrec.experiment import read_config
+from fedrec.federated import QUERIES, Devices, LocalEngine
+from fedrec.streams import Streams
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+
+
+def execute(code: str, names: dict[str, Any]) -> None:
+    """Run an example as a file of its own: the imports of this one are not its."""
+    exec(compile(code, "example.py", "exec", dont_inherit=True), names)
+
+
+def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("README.md", "python")
+    small = code.replace('name="ml-100k"', 'name="synthetic"').replace("rounds=60", "rounds=2")
+    assert small.count("synthetic") == small.count("rounds=2") == 1
+    execute(small, {})
+    assert re.fullmatch(r"NDCG@10 0\.\d{4}, coverage 0\.\d{3}\n", capsys.readouterr().out)
+
+
+def test_the_example_method_passes_the_canary(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method, canary, _ = blocks("docs/extending.md", "python")
+    assert len(method.splitlines()) < 60
+    module = ModuleType("my_methods")
+    monkeypatch.setitem(sys.modules, "my_methods", module)
+    execute(method, module.__dict__)
+    execute(canary.replace("check_no_leak(fit)", "check_no_leak(fit, users=40)"), {})
+    assert "Canary(users=40" in capsys.readouterr().out
+
+
+def test_the_example_query_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = blocks("docs/extending.md", "python")[2]
+    monkeypatch.setattr("fedrec.federated.query.QUERIES", QUERIES.copy())
+    names: dict[str, Any] = {"__name__": __name__}
+    execute(code, names)
+    devices = Devices(torch.tensor([5, 6, 7]), torch.tensor([0, 2, 2, 3]), torch.tensor([1, 3, 1]), 4)
+    totals = LocalEngine(devices, Streams(0)).sum(names["FirstItems"](n_items=4), round=1)
+    assert totals.sums["first"].flatten().tolist() == [0, 2, 0, 0]
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/extending.md"])
+def test_toml_is_valid(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("my_methods")
+    execute(blocks("docs/extending.md", "python")[0], module.__dict__)
+    monkeypatch.setitem(sys.modules, "my_methods", module)
+    found = blocks(document, "toml")
+    assert found
+    for text in found:
+        whole = text if "name" in tomllib.loads(text) else f'name = "x"\nseeds = [0]\ndata.name = "ml-100k"\n{text}'
+        path = tmp_path / "experiment.toml"
+        path.write_text(whole)
+        assert read_config(path).arms
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
