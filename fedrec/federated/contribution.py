@@ -85,7 +85,7 @@ class Rows:
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place."""
         value = self.value if scale is None else self.value * scale[self.owner].unsqueeze(1)
-        total.index_add_(0, self.index, value)
+        total.index_add_(0, self.index, value.to(total.dtype))
 
     def bytes(self) -> int:
         """What the cohort sends: a 4-byte row number and the values of each row."""
@@ -127,7 +127,7 @@ class Outer:
             return
         vectors = total.new_zeros(int(self.owner.max()) + 1, total.shape[0])
         value = self.value if scale is None else self.value * scale.sqrt()[self.owner]
-        vectors[self.owner, self.index] = value
+        vectors[self.owner, self.index] = value.to(total.dtype)
         total.addmm_(vectors.T, vectors)
 
     def bytes(self) -> int:
