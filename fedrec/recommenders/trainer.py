@@ -133,7 +133,12 @@ def _resume(learner: Learner, training: Training) -> tuple[_Progress, dict[str, 
     parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
+        parts.setdefault(part, {})[rest] = tensor
+    if set(parts) != {"now", "best"} or not {"progress", "logged", "learner"} <= set(facts):
+        raise RunError(
+            f"the checkpoint has parts {sorted(parts)} and facts {sorted(facts)}, which this version did not write; "
+            "delete it and run again"
+        )
     expected, found = set(learner.state()), set(parts["now"])
     if not expected <= found:
         raise RunError(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 
 from fedrec.data import load_split
 from fedrec.errors import FedrecError, ModelError, RunError
-from fedrec.experiment import ExperimentConfig, RunDirectory, Step, read_config, resume, run, store
+from fedrec.experiment import ExperimentConfig, RunDirectory, Step, build_arm, read_config, resume, run, store
+from fedrec.experiment.manifest import fingerprint
+from fedrec.federated import FederatedRecommender
 from tests.experiment.tiny import EACH, ITEMS, USERS, experiment, write_experiment, write_ratings
 
 TABLES = ("metrics.csv", "history.csv")
@@ -121,6 +124,48 @@ def test_history_is_in_order_and_says_what_a_deployment_never_sees(finished: Pat
     assert federated["round"].max() == 6
     assert set(federated[federated["name"] == "validation"]["round"]) == {2, 4, 6}
     assert set(history["disclosure"]) <= {"released", "simulation"}
+
+
+def test_seeds_and_sections_reach_the_arms(finished: Path, config: ExperimentConfig) -> None:
+    for arm in ("central", "federated", "private"):
+        models = [(finished / "arms" / arm / f"seed-{seed}" / "model.safetensors").read_bytes() for seed in (3, 5)]
+        assert models[0] != models[1]
+    history = pd.read_csv(finished / "history.csv")
+    answered = history[(history["arm"] == "federated") & (history["name"] == "answered")]["value"]
+    assert answered.min() < USERS  # at a rate of .8
+    precise = config.model_copy(update={"engine": config.engine.model_copy(update={"precision": "float64"})})
+    private = build_arm(precise.arms[3], precise)
+    assert isinstance(private, FederatedRecommender)
+    assert (private.engine.precision, private.privacy) == ("float64", config.arms[3].privacy)
+
+
+def test_ties_are_ordered_by_the_seed(folder: Path, tmp_path: Path) -> None:
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", arms=[own("Constant")], seeds=[0, 1]))
+    path = run(config, tmp_path / "run") / "arms" / "constant"
+    lists = [pd.read_parquet(path / f"seed-{seed}" / "topk.parquet") for seed in (0, 1)]
+    assert not lists[0]["item"].equals(lists[1]["item"])
+
+
+def test_a_random_split_is_that_of_the_first_seed_for_all(folder: Path, tmp_path: Path) -> None:
+    data = experiment(folder / "ratings.csv")["data"] | {"split": {"kind": "leave-one-out", "order": "random"}}
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", data=data, arms=[own("Constant")]))
+    path = run(config, tmp_path / "run")
+    first, second = (load_split(config.data, seed).split.test for seed in (3, 5))
+    written = pd.read_parquet(path / "split" / "test.parquet")["item"].tolist()
+    assert written == first.items.decode(first.item).tolist()
+    assert written != second.items.decode(second.item).tolist()
+    assert json.loads((path / "manifest.json").read_text())["split"]["seed"] == 3
+
+
+def test_the_fingerprint_of_a_split_knows_attributes(config: ExperimentConfig) -> None:
+    split = load_split(config.data, 3).split
+    gender = pd.DataFrame({"gender": ["F", "M"] * (USERS // 2)})
+    of_gender = [
+        fingerprint(replace(split, train=replace(split.train, user_attributes=table)))
+        for table in (gender, gender[::-1])
+    ]
+    assert len({fingerprint(split), *of_gender}) == 3
+    assert fingerprint(split) == fingerprint(load_split(config.data, 5).split)
 
 
 def test_the_same_configuration_gives_the_same_bytes(finished: Path, config: ExperimentConfig, tmp_path: Path) -> None:

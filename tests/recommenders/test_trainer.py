@@ -174,6 +174,14 @@ def test_a_foreign_checkpoint_is_refused() -> None:
         train(RandomWalk("position"), Training(checkpoints=checkpoints), steps=2, stopping=stopping)
 
 
+@pytest.mark.parametrize(("tensors", "facts"), [({"weights": torch.ones(1)}, {}), ({}, {"epoch": 3})])
+def test_a_checkpoint_of_another_program_is_refused(tensors: dict[str, Tensor], facts: dict[str, object]) -> None:
+    checkpoints = MemoryCheckpoints()
+    checkpoints.save(tensors, facts)
+    with pytest.raises(RunError, match="which this version did not write; delete it"):
+        train(RandomWalk(), Training(checkpoints=checkpoints), steps=2, stopping=Stopping())
+
+
 @pytest.mark.parametrize("settings", [{"every": 0}, {"patience": -1}])
 def test_stopping_refuses_senseless_settings(settings: dict[str, int]) -> None:
     build: Callable[..., Stopping] = Stopping
