@@ -152,6 +152,10 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda f: write_experiment(f, engine={"device": "gpu"}),
         ["engine.device", "'gpu'", "use 'auto' or 'cpu'"],
     ),
+    "value with a line break": (
+        lambda f: with_arms(f, {"name": "a", "method": {"kind": "no\nsuch"}}),
+        ["arms.a.method.kind", "unknown method kind 'no such'", "valid: "],
+    ),
     "arm without a method": (lambda f: with_arms(f, {"name": "a"}), ["arms.a.method", "missing", "add it"]),
     "no TOML": (lambda f: _text(f / "bad.toml", 'name = "x\n'), ["bad.toml", "line 1", "correct that line"]),
     "no such configuration": (
@@ -203,6 +207,14 @@ def test_run_shows_the_table_and_the_report_then_refuses_the_folder(fedrec: Fedr
     assert (shown.code, shown.out) == (0, outcome.out)
     assert fedrec("resume", "here").out == outcome.out
     assert "popularity" in fedrec("compare", "here", "here").out
+
+
+def test_an_epsilon_is_shown_with_what_it_depends_on(fedrec: Fedrec, tmp_path: Path) -> None:
+    config = with_arms(tmp_path, POPULARITY, private(epsilon=8.0, delta=1e-3))
+    outcome = fedrec("run", config, "--out", "run", "--set", "seeds=[1]")
+    (guarantee,) = (line for line in outcome.out.splitlines() if line.startswith("dp: "))
+    assert "0.001)-differential privacy" in guarantee
+    assert "one user: everything they did" in guarantee
 
 
 def test_a_run_goes_to_a_folder_of_its_own_by_default(fedrec: Fedrec, tmp_path: Path) -> None:

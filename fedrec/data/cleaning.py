@@ -16,6 +16,8 @@ from fedrec.data.interactions import BoolArray, IntArray, Interactions
 from fedrec.data.readers import RawInteractions
 from fedrec.errors import ConfigError, DataError
 
+_REPEATED = "repeated pairs"
+
 
 class CleaningConfig(Config):
     """What is left out, in this order.
@@ -24,7 +26,8 @@ class CleaningConfig(Config):
         invalid: what to do with rows without an id, or whose rating or time is not a finite number.
         min_rating: ratings become implicit feedback: interactions rated lower are left out. None keeps all.
         duplicates: which interaction of a repeated user-item pair is kept, by time (ties, and all where there are no
-            times, by file order). It follows `min_rating`, so that a low rating never cancels a high one.
+            times, by file order). It follows `min_rating`, so that a low rating never cancels a high one. With "last",
+            what a user does again later is missing at its earlier time; a split at a global time notes that.
         max_interactions: users with more are outliers (robots, shared accounts) and left out. None keeps all.
         k_core: users and items with fewer interactions are left out, again and again until all have as many.
     """
@@ -61,6 +64,11 @@ class CleaningReport:
     """The steps of a cleaning in order; one line each."""
 
     steps: tuple[CleaningStep, ...]
+
+    @property
+    def repeated(self) -> int:
+        """Interactions that were left out because their pair occurs again."""
+        return sum(step.rows_before - step.rows_after for step in self.steps if step.reason.startswith(_REPEATED))
 
     def __str__(self) -> str:
         return "\n".join(str(step) for step in self.steps)
@@ -153,7 +161,7 @@ def _rules_for_rows(config: CleaningConfig, source: str) -> list[Rule]:
         least = config.min_rating
         rules.append((f"rated below {least:g}", lambda data: _rated(data, least)))
     kept = {"first": "all but the first", "last": "all but the last", "error": "none"}[config.duplicates]
-    rules.append((f"repeated pairs, {kept}", lambda data: _unrepeated(data, config.duplicates, source)))
+    rules.append((f"{_REPEATED}, {kept}", lambda data: _unrepeated(data, config.duplicates, source)))
     return rules
 
 

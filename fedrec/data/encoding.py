@@ -13,6 +13,8 @@ from fedrec.data.interactions import FloatArray, IntArray, Interactions, Vocabul
 from fedrec.data.readers import RawInteractions
 from fedrec.errors import DataError
 
+_LARGEST_WHOLE = 2**53  # above it float64 leaves whole numbers out
+
 Invalid = Literal["error", "drop"]
 
 
@@ -74,7 +76,9 @@ def drop_unused(parts: Sequence[Interactions]) -> list[Interactions]:
 
 def _parsed(raw: RawInteractions, invalid: Invalid) -> pd.DataFrame:
     """The valid rows, with ratings and times as numbers."""
-    rows = raw.rows.assign(**{name: _numbers(raw.rows[name]) for name in ("rating", "time") if name in raw.rows})
+    rows = raw.rows.assign(
+        **{name: _numbers(raw.rows[name], raw.source) for name in ("rating", "time") if name in raw.rows}
+    )
     wrong = rows[["user", "item"]].isna().to_numpy().any(axis=1)
     for name in ("rating", "time"):
         if name in rows:
@@ -97,7 +101,7 @@ def _what_is_wrong(raw: RawInteractions, parsed: pd.DataFrame, position: int) ->
     return f"{place}: {complaint}; drop such rows with clean = {{ invalid = 'drop' }}"
 
 
-def _numbers(column: pd.Series) -> FloatArray:
+def _numbers(column: pd.Series, source: str) -> FloatArray:
     """A column as float64, not finite where it is no number; dates become Unix seconds."""
     if not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_datetime64_any_dtype(column):
         numbers = pd.to_numeric(column, errors="coerce")
@@ -105,7 +109,13 @@ def _numbers(column: pd.Series) -> FloatArray:
         column = pd.to_datetime(column, errors="coerce", format="ISO8601", utc=True) if dates else numbers
     if pd.api.types.is_datetime64_any_dtype(column):
         column = (column - pd.Timestamp(0, tz=column.dt.tz)) / pd.Timedelta(seconds=1)
-    return np.asarray(column.astype("float64"))
+    values = np.asarray(column.astype("float64"))
+    if pd.api.types.is_integer_dtype(column) and len(values) and np.abs(values).max() > _LARGEST_WHOLE:
+        raise DataError(
+            f"{source}: {column.name} {column.iloc[np.abs(values).argmax()]} has more digits than are kept, so that "
+            "different ones would be equal; give milliseconds or seconds instead of nanoseconds"
+        )
+    return values
 
 
 def _codes(ids: pd.Series, vocabulary: Vocabulary) -> IntArray:

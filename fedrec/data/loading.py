@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,15 @@ from fedrec.data import catalog
 from fedrec.data.cleaning import CleaningConfig, CleaningReport, clean, clean_encoded, clean_parts
 from fedrec.data.interactions import Interactions, Split
 from fedrec.data.readers import ColumnsConfig, RawInteractions, is_adjacency_folder, read_interactions
-from fedrec.data.splitting import SPLITS, Given, LeaveOneOut, SplitConfig, split, split_given
+from fedrec.data.splitting import SPLITS, Given, GlobalTime, LeaveOneOut, SplitConfig, split, split_given
 from fedrec.data.synthetic import SyntheticConfig, generate
 from fedrec.errors import ConfigError, DataError, did_you_mean
 from fedrec.streams import Streams
+
+_REPEATED = (
+    "{:,} interactions were left out because the same pair occurs later, perhaps after the cut: train lacks what was "
+    "done again in the time of the test; keep the first with clean = {{ duplicates = 'first' }}"
+)
 
 
 class DataConfig(Config):
@@ -29,7 +34,7 @@ class DataConfig(Config):
         path: a file or a folder that `read_interactions` knows.
         columns: which column of the files is what.
         users, items: attribute tables, relative to the folder of the path.
-        synthetic: what to generate under the name "synthetic".
+        synthetic: what to generate under the name "synthetic"; None takes the defaults.
         clean: what is left out.
         split: None is leave-one-out, and the given split for a folder of train.txt and test.txt.
     """
@@ -39,7 +44,7 @@ class DataConfig(Config):
     columns: ColumnsConfig = ColumnsConfig()
     users: str | None = None
     items: str | None = None
-    synthetic: SyntheticConfig = SyntheticConfig()
+    synthetic: SyntheticConfig | None = None
     clean: CleaningConfig = CleaningConfig()
     split: SplitConfig | None = Field(None, discriminator="kind")
 
@@ -70,7 +75,7 @@ class DataConfig(Config):
             raise ValueError("columns, users and items describe files; they go with a path, not with a name")
         if self.name is not None and isinstance(self.split, Given):
             raise ValueError("a given split is read from files; it goes with a path, not with a name")
-        if self.name != "synthetic" and self.synthetic != SyntheticConfig():
+        if self.name != "synthetic" and self.synthetic is not None:
             raise ValueError("synthetic says what to generate; it goes with name = 'synthetic'")
         return self
 
@@ -114,7 +119,10 @@ def load_split(config: DataConfig, seed: int) -> LoadedData:
         fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
         return LoadedData(split_given(parts, how, streams), report, fingerprint, source)
     interactions, report = load_interactions(config)
-    return LoadedData(split(interactions, how, streams), report, interactions.fingerprint, source)
+    found = split(interactions, how, streams)
+    if isinstance(how, GlobalTime) and config.clean.duplicates == "last" and report.repeated:
+        found = replace(found, notes=(*found.notes, _REPEATED.format(report.repeated)))
+    return LoadedData(found, report, interactions.fingerprint, source)
 
 
 def load_interactions(config: DataConfig) -> tuple[Interactions, CleaningReport]:
@@ -125,7 +133,7 @@ def load_interactions(config: DataConfig) -> tuple[Interactions, CleaningReport]
         DataError: if the data cannot be had, read or cleaned.
     """
     if config.name == "synthetic":
-        return clean_encoded(generate(config.synthetic), config.clean, config.name)
+        return clean_encoded(generate(config.synthetic or SyntheticConfig()), config.clean, config.name)
     if config.name is not None:
         return clean(catalog.load(config.name), config.clean)
     path = _path_of(config)

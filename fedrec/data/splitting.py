@@ -152,7 +152,10 @@ def split_given(parts: Sequence[Interactions], config: Given, streams: Streams) 
         from_end, _ = _from_end(train, "random", streams)
         held_out = from_end < _rounded_share(degree, config.valid_share, degree - 1)
         train, valid = train.take(~held_out), train.take(held_out)
-        notes.append(f"valid is a random share of {config.valid_share:g} of each user's training file")
+        notes.append(
+            f"valid is a random share of {config.valid_share:g} of each user's training file; models learn from the "
+            "rest, where published results had the whole file to learn from"
+        )
     return _checked(Split(train, valid, test, tuple(notes)))
 
 

@@ -65,6 +65,13 @@ def test_dates_become_unix_seconds() -> None:
     assert clean(RawInteractions("box", typed))[0].fingerprint == text.fingerprint
 
 
+def test_times_that_floats_cannot_tell_apart_are_refused() -> None:
+    times = [1_700_000_000_000_000_000 + late for late in (100, 50, 0)]
+    raw = raw_of(*(("a", f"i{row}", 1, time) for row, time in enumerate(times)))
+    with pytest.raises(DataError, match=r"time 1700000000000000100 has more digits than are kept.*give milliseconds"):
+        clean(raw)
+
+
 def test_min_rating_keeps_the_threshold_itself() -> None:
     raw = raw_of(("a", "x", "3.9"), ("a", "y", "4"), ("b", "x", "5"), ("c", "x", "1"))
     data, report = clean(raw, CleaningConfig(min_rating=4))

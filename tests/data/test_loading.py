@@ -182,3 +182,17 @@ def test_the_catalogue_says_what_it_has() -> None:
     entry = DATASETS["ml-100k"]
     assert (entry.users, entry.items, entry.interactions) == (943, 1682, 100_000)
     assert len(entry.fingerprint) == 64
+
+
+@pytest.mark.parametrize(("keep", "noted"), [("last", True), ("first", False)])
+def test_a_pair_done_again_after_the_cut_is_noted_where_train_lacks_it(write: Write, keep: str, noted: bool) -> None:
+    write("own.csv", "user,item,time\na,1,1\na,2,2\nb,1,1\nb,2,2\na,1,9\na,3,9\nb,3,9\n")
+    data = loaded(
+        f"""
+        path = "own.csv"
+        clean = {{ duplicates = "{keep}" }}
+        split = {{ kind = "global-time", valid_from = 3, test_from = 5 }}
+        """
+    )
+    assert (("a", "1") in pairs_of(data.split.train)) is not noted
+    assert any(note.startswith("1 interactions were left out because") for note in data.split.notes) is noted

@@ -2,47 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from fedrec.data.interactions import Interactions
+from fedrec.components import build_config
+from fedrec.data import Interactions, LeaveOneOut, Vocabulary, split
 from fedrec.errors import ModelError
-from fedrec.federated import FederatedRecommender
-from fedrec.federated.methods import EgoLightGCN, EgoLightGCNConfig, Popularity, PopularityConfig
-from fedrec.recommenders.lightgcn import LightGCN, LightGCNConfig
-from fedrec.recommenders.recommender import Recommender, Scorer, Training
-from fedrec.recommenders.sampling import negatives
-from fedrec.recommenders.trainer import Stopping
+from fedrec.evaluation import EvaluationConfig, evaluate, make_validator
+from fedrec.federated import METHODS, FederatedRecommender
+from fedrec.recommenders import RECOMMENDERS, Recommender, Scorer, Training, negatives
 from fedrec.streams import Streams
 from fedrec.testing import check_no_leak
 
-STOPPING = Stopping(every=100, patience=0)
+TRAINED: dict[str, Any] = {"dim": 8, "stopping": {"every": 100, "patience": 0}}
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("popularity", {}),
+    ("spectral", {"factors": 8}),
+    ("spectral", {"factors": 8, "weight": "degree", "linear": 0.3}),
+    ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),
+    ("ego-lightgcn", TRAINED | {"rounds": 12}),
+    ("ego-lightgcn", TRAINED | {"rounds": 12, "loss": "bpr", "local_steps": 2, "item_rate": 0.1}),
+    ("lightgcn", TRAINED | {"epochs": 12}),
+    ("lightgcn", TRAINED | {"epochs": 12, "loss": "sampled-softmax", "negatives": 4}),
+    ("lightgcn", TRAINED | {"epochs": 12, "loss": "bpr"}),
+]
 
 
-def ego_lightgcn() -> Recommender:
-    return FederatedRecommender(EgoLightGCN(EgoLightGCNConfig(dim=8, rounds=12, stopping=STOPPING)))
+def build(kind: str, settings: dict[str, Any]) -> Recommender:
+    """A registered method, federated or central."""
+    if kind in METHODS:
+        method = METHODS[kind]
+        return FederatedRecommender(method(build_config(method.config_class, settings, kind)))  # type: ignore[call-arg]
+    recommender = RECOMMENDERS[kind]
+    return recommender(build_config(recommender.config_class, settings, kind))  # type: ignore[call-arg]
 
 
-def popularity() -> Recommender:
-    return FederatedRecommender(Popularity(PopularityConfig()))
+def test_every_registered_method_has_its_canary() -> None:
+    assert {kind for kind, _ in VARIANTS} == {*METHODS, *RECOMMENDERS}
 
 
-def lightgcn() -> Recommender:
-    return LightGCN(LightGCNConfig(dim=8, epochs=12, stopping=STOPPING))
-
-
-@pytest.mark.parametrize("build", [ego_lightgcn, popularity, lightgcn])
-def test_training_alone_on_random_items_ranks_at_chance(build: Callable[[], Recommender]) -> None:
+@pytest.mark.parametrize(("kind", "settings"), VARIANTS)
+def test_training_alone_on_random_items_ranks_at_chance(kind: str, settings: dict[str, Any]) -> None:
     def fit(train: Interactions, held_out: Interactions) -> Scorer:
-        recommender = build()
+        recommender = build(kind, settings)
         recommender.fit(train, Training(device="cpu"))
         return recommender.score
 
-    assert abs(check_no_leak(fit).deviations) < 4
+    assert abs(check_no_leak(fit, users=100).deviations) < 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ego-lightgcn", {"dim": 8, "rounds": 20, "stopping": {"every": 2, "patience": 2}}),
+        ("lightgcn", {"dim": 8, "epochs": 10, "stopping": {"every": 2, "patience": 2}}),
+    ],
+)
+def test_the_whole_way_from_split_to_test_is_at_chance_on_random_items(kind: str, settings: dict[str, Any]) -> None:
+    """Splitting, validating, stopping early and testing together: no step lets the test items through."""
+    n_users, n_items, size = 600, 80, 8
+    generator = torch.Generator().manual_seed(5)
+    items = torch.stack([torch.randperm(n_items, generator=generator)[:size] for _ in range(n_users)]).flatten()
+    users = Vocabulary(tuple(map(str, range(n_users))))
+    catalogue = Vocabulary(tuple(map(str, range(n_items))))
+    user = np.repeat(np.arange(n_users), size)
+    together = Interactions(user, items.numpy(), users, catalogue, time=np.arange(len(user), dtype=np.float64))
+    parts = split(together, LeaveOneOut(), Streams(0))
+    measure = EvaluationConfig(k=(10,))
+    recommender = build(kind, settings)
+    validator = make_validator(parts, measure, seed=0)
+    recommender.fit(parts.train, Training(device="cpu", validator=validator))
+    chance = 10 / (n_items - size + 1)
+    deviation = math.sqrt(chance * (1 - chance) / n_users)
+    found = evaluate(recommender.score, parts, measure, seed=0).value("hit-rate@10")
+    assert abs(found - chance) < 4 * deviation  # a false alarm once in 16,000 seeds
 
 
 def test_negatives_drawn_around_the_held_out_item_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +95,7 @@ def test_negatives_drawn_around_the_held_out_item_are_caught(monkeypatch: pytest
             return negatives(draw, keys, torch.tensor([0, len(everything)]), everything, owner, counter, n_items)
 
         monkeypatch.setattr("fedrec.federated.queries.local_training.negatives", leaking)
-        recommender = ego_lightgcn()
+        recommender = build("ego-lightgcn", TRAINED | {"rounds": 12})
         recommender.fit(train, Training(device="cpu"))
         return recommender.score
 

@@ -104,8 +104,9 @@ class Spectral:
             product = ask(Subspace(weight, state["basis"])).sums["product"]
             return {"weight": weight, "basis": torch.linalg.qr(product).Q}
         gram = ask(Gram(weight)).sums["gram"]
-        basis = torch.linalg.eigh(gram).eigenvectors[:, -self.config.factors :]
-        state = {"weight": weight, "basis": basis}
+        # In single precision LAPACK may fail to converge where many eigenvalues are equal, as those of few users are.
+        vectors = torch.linalg.eigh(gram.double()).eigenvectors
+        state = {"weight": weight, "basis": vectors[:, -self.config.factors :].to(weight.dtype)}
         return state | {"gram": gram} if self.config.linear else state
 
     def memory(self, state: Tensors) -> Query | None:
