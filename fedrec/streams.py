@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class Streams:
             int64 words of the broadcast shape.
         """
         start = mix(keys + self._start(purpose))
-        return mix(start + (counters + 1) * _GAMMA)
+        return mix(start + (torch.as_tensor(counters, device=keys.device) + 1) * _GAMMA)
 
     def uniform(self, purpose: str, keys: Tensor, counters: Tensor | int = 0) -> Tensor:
         """Uniform float64 numbers in [0, 1), of 53 random bits."""
@@ -99,6 +100,12 @@ class Streams:
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A sequential generator for the server's own draws, by (seed, purpose, round)."""
         return torch.Generator(device=device).manual_seed(self._start(purpose) & ((1 << 63) - 1))
+
+    def numbers(self, purpose: str) -> np.random.Generator:
+        """As `generator`, but NumPy's, with a key of 128 bits: torch keeps 32 of a seed, and noise must never recur."""
+        name = f"{self.seed}/{purpose}/{self.round}"
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "little")
+        return np.random.Generator(np.random.Philox(key=key))
 
     def _start(self, purpose: str) -> int:
         return key_of(f"{self.seed}/{purpose}/{self.round}")

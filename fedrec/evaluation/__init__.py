@@ -1,25 +1,30 @@
 """Evaluation: exact lists, metrics that say what they are, intervals and paired tests, and the protocol over them."""
 
-from fedrec.evaluation.fairness import Groups, user_groups
+from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, Groups, user_groups
 from fedrec.evaluation.metrics import METRICS, Metric, MetricRow, metric_of
 from fedrec.evaluation.protocol import Evaluation, EvaluationConfig, evaluate, make_validator
 from fedrec.evaluation.statistics import (
     Comparison,
+    GapTest,
     Interval,
     bootstrap_interval,
     bootstrap_intervals,
     compare,
+    gap_by_chance,
     holm,
     wilcoxon,
 )
 from fedrec.evaluation.topk import Csr, Scorer, TopK, tie_hash, top_k
 
 __all__ = [
+    "BETWEEN_GROUPS",
     "METRICS",
+    "MIN_GROUP",
     "Comparison",
     "Csr",
     "Evaluation",
     "EvaluationConfig",
+    "GapTest",
     "Groups",
     "Interval",
     "Metric",
@@ -30,6 +35,7 @@ __all__ = [
     "bootstrap_intervals",
     "compare",
     "evaluate",
+    "gap_by_chance",
     "holm",
     "make_validator",
     "metric_of",

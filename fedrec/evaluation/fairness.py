@@ -29,12 +29,12 @@ _AGE_BANDS = {0: "0-17", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """A partition of all users by one column.
+    """A partition of users by one column.
 
     Attributes:
         name: of the column.
         labels: of the groups, in the order that they are shown in.
-        codes: [n_users] int64 position in `labels`; -1 for a user of whom it is unknown.
+        codes: [users] int64 position in `labels`; -1 for a user of whom it is unknown.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Groups:
 
 
 def user_groups(train: Interactions, columns: Sequence[str] | None = None) -> tuple[Groups, ...]:
-    """The groupings by user columns of the training part.
+    """The groupings of all users by user columns of the training part.
 
     Args:
         train: its user attributes are the columns; a numeric `age` is banded, and `activity` is the tercile of the

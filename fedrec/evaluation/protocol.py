@@ -11,7 +11,7 @@ repeats the accuracy with those items alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -79,12 +79,14 @@ class Evaluation:
         lists: the top max(k) of every user with a test item, cold ones included.
         users: [n] int64, the warm users among them: those that overall values are means of.
         per_user: by metric ("ndcg@10", "novelty@10"), [n] float64 values of `users`.
+        groups: the groupings of `users`, codes in their order.
         rows: every number, in a fixed order.
     """
 
     lists: TopK
     users: Tensor
     per_user: Mapping[str, Tensor]
+    groups: tuple[Groups, ...]
     rows: tuple[MetricRow, ...]
 
     def value(self, metric: str, group: str = "") -> float:
@@ -185,7 +187,7 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
     """
     config.require_catalogue(split.train.n_items)
     test = _HeldOut.of(split.test, split.train, (split.train, split.valid), seed)
-    groups = user_groups(split.train, None if config.groups == "auto" else config.groups)
+    of_all = user_groups(split.train, None if config.groups == "auto" else config.groups)
     categories = _categories(split.train, config.categories)
 
     lists = test.rank(score, test.users, max(config.k))
@@ -204,14 +206,15 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
             for name, of in OVER_USERS.items()
         ),
     ]
+    groups = tuple(replace(grouping, codes=grouping.codes[users]) for grouping in of_all)
     for grouping in groups:
-        rows += _by_group(accuracy, grouping, users)
+        rows += _by_group(accuracy, grouping)
     rows += _segment("cold-users", hits[~warm], relevant[~warm], config.k)
     cold = split.test.take(split.train.item_degrees[split.test.item] == 0).csr
     cold_relevant = _degrees(cold)[test.users]
-    has = cold_relevant > 0
+    has = (cold_relevant > 0) & warm
     rows += _segment("cold-items", lists.hits(cold)[has], cold_relevant[has], config.k)
-    return Evaluation(lists, users, per_user, tuple(rows))
+    return Evaluation(lists, users, per_user, groups, tuple(rows))
 
 
 def _degrees(csr: Csr) -> Tensor:
@@ -230,10 +233,10 @@ def _categories(train: Interactions, column: str | None) -> Tensor | None:
 
 
 def _mean_popularity(train: Interactions, popularity: Tensor) -> Tensor:
-    """[n_users] mean popularity of each user's training items; NaN without any."""
+    """[n_users] float64 mean popularity of each user's training items; NaN without any."""
     indptr, items = train.csr
     total = torch.cat([torch.zeros(1, dtype=torch.int64), popularity[items].cumsum(dim=0)])
-    return total[indptr].diff() / indptr.diff()
+    return total[indptr].diff().double() / indptr.diff()  # of two integers, torch would make a float32
 
 
 def _per_list(items: Tensor, popularity: Tensor, categories: Tensor | None, ks: Sequence[int]) -> dict[str, Tensor]:
@@ -262,9 +265,9 @@ def _means(group: str, values: Mapping[str, Tensor]) -> Iterator[MetricRow]:
     return (MetricRow(metric, group, float(value.mean())) for metric, value in values.items())
 
 
-def _by_group(values: Mapping[str, Tensor], grouping: Groups, users: Tensor) -> Iterator[MetricRow]:
+def _by_group(values: Mapping[str, Tensor], grouping: Groups) -> Iterator[MetricRow]:
     """Means of the groups that occur, and what lies between those with enough users."""
-    codes, labels = grouping.codes[users], grouping.labels
+    codes, labels = grouping.codes, grouping.labels
     sizes = torch.bincount(codes[codes >= 0], minlength=len(labels))
     present = sizes.nonzero().squeeze(1).tolist()
     yield from (MetricRow("users", f"{grouping.name}={labels[g]}", float(sizes[g])) for g in present)

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedrec.errors import DataError
 
 _DRAWS_PER_CHUNK = 1 << 22  # draws held at a time: 32 MB of int64
+_DECIMALS = 12  # what is equal on paper differs by some 1e-16 in another order of summation, and must count as equal
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ class Comparison:
     difference: Interval
     p_bootstrap: float
     p_wilcoxon: float
+
+
+@dataclass(frozen=True)
+class GapTest:
+    """The gap between groups of users, beside the gap that chance alone would leave.
+
+    Attributes:
+        gap: the best group's mean minus the worst group's.
+        by_chance: the mean gap of groups of the same sizes, dealt out at random among the same users.
+        p: the chance of a gap at least as wide if groups did not matter.
+    """
+
+    gap: float
+    by_chance: float
+    p: float
 
 
 def over_seeds(values: Tensor) -> Tensor:
@@ -113,7 +129,8 @@ def compare(
 
     The bootstrap test resamples users' differences d and shifts them to a mean of zero: p is the share of resampled
     means m* with |m* − m| >= |m|, counting the data as one resample, so that p is never 0 (Efron and Tibshirani 1993,
-    chapter 16; Smucker, Allan and Carterette 2007). Wilcoxon's test ranks |d| and leaves out users with d = 0.
+    chapter 16; Smucker, Allan and Carterette 2007). Wilcoxon's test ranks |d| and leaves out users with d = 0, so
+    differences are rounded to 12 decimals: it would rank the rounding of means over seeds like any other difference.
 
     Args:
         a, b: [users] or [seeds, users] values of the same users in the same order; the numbers of seeds may differ.
@@ -126,7 +143,7 @@ def compare(
     """
     if a.shape[-1] != b.shape[-1]:
         raise DataError(f"paired tests need the same users: {a.shape[-1]} and {b.shape[-1]}; evaluate on one split")
-    d = over_seeds(a) - over_seeds(b)
+    d = torch.round(over_seeds(a) - over_seeds(b), decimals=_DECIMALS)
     mean = d.mean()
     means = bootstrap_means(d.unsqueeze(0), generator, samples)
     low, high = _percentiles(means, level)
@@ -147,6 +164,48 @@ def wilcoxon(differences: Tensor) -> float:
     return float(scipy.stats.wilcoxon(nonzero.numpy()).pvalue) if len(nonzero) else 1.0
 
 
+def gap_by_chance(
+    values: Tensor, codes: Tensor, generator: torch.Generator, *, smallest: int, samples: int = 1000
+) -> GapTest | None:
+    """Permutation test of the gap between groups: is it wider than that of groups made by lot?
+
+    The largest of several noisy means minus the smallest is above 0 even if the groups do not differ, the more so the
+    more groups there are and the fewer users they have. So users are dealt out anew, `samples` times, to groups of the
+    same sizes: p = (1 + #{gap* >= gap}) / (samples + 1), counting the data as one deal, which holds its level with any
+    number of users (Phipson and Smyth 2010). Only the users of groups that are compared take part.
+
+    Args:
+        values: [users] or [seeds, users] values; of several seeds, each user's mean counts.
+        codes: [users] int64 group of each user; users at -1 belong to none.
+        generator: the source of the deals, from `Streams.generator`.
+        smallest: users that a group must have to be compared.
+        samples: number of deals; p cannot fall below 1 / (samples + 1).
+
+    Returns:
+        The test, or None if there are not two such groups.
+
+    Raises:
+        DataError: if there is no user, or a value is not finite.
+    """
+    per_user, sizes = over_seeds(values), torch.bincount(codes[codes >= 0])
+    compared = (sizes >= smallest).nonzero().squeeze(1)
+    if len(compared) < 2:
+        return None
+    member = codes.unsqueeze(1) == compared
+    taking_part = member.any(dim=1)
+    per_user = per_user[taking_part]
+    weight = member[taking_part].double() / sizes[compared]  # [users, groups]: values @ weight are the groups' means
+    n = len(per_user)
+    step = max(1, _DRAWS_PER_CHUNK // n)
+    gaps = []
+    for start in range(0, samples, step):
+        deals = [torch.randperm(n, generator=generator) for _ in range(min(step, samples - start))]
+        gaps.append(_spread(per_user[torch.stack(deals)] @ weight))
+    gap, dealt = _spread(per_user @ weight), torch.cat(gaps)
+    as_wide = int((dealt >= gap).sum())
+    return GapTest(float(gap), float(dealt.mean()), (1 + as_wide) / (samples + 1))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for testing several hypotheses at once (Holm 1979), in the order given.
 
@@ -159,6 +218,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - done) * p_values[position]))
         adjusted[position] = largest
     return adjusted
+
+
+def _spread(means: Tensor) -> Tensor:
+    """Largest minus smallest of the last dimension, rounded so that equal gaps are equal."""
+    return torch.round(means.amax(dim=-1) - means.amin(dim=-1), decimals=_DECIMALS)
 
 
 def _percentiles(means: Tensor, level: float) -> tuple[Tensor, Tensor]:

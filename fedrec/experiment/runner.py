@@ -23,7 +23,7 @@ from fedrec.evaluation import Evaluation, evaluate, make_validator
 from fedrec.experiment import manifest
 from fedrec.experiment.config import ArmConfig, ExperimentConfig, method_class
 from fedrec.experiment.store import ArmDirectory, Result, RunDirectory, write_json
-from fedrec.experiment.summary import write_tables
+from fedrec.experiment.summary import GROUP, write_tables
 from fedrec.federated import FederatedRecommender
 from fedrec.recommenders import Disclosure, Recommender, Training
 
@@ -200,6 +200,7 @@ def _fit_and_test(
         split.train,
         Training(
             seed=seed,
+            arm=arm.name,
             device=config.engine.device,
             validator=validator,
             log=lambda step, name, value, disclosure: history.append((step, name, float(value), disclosure)),
@@ -242,6 +243,13 @@ def _topk(found: Evaluation, part: Interactions) -> pd.DataFrame:
 
 
 def _per_user(found: Evaluation, part: Interactions) -> pd.DataFrame:
-    """Each tested user's metrics, with original ids."""
+    """Each tested user's metrics and groups, with original ids; an unknown group is missing.
+
+    A column of groups is categorical: its labels, in the order that they are shown in.
+    """
     values = {name: value.numpy() for name, value in found.per_user.items()}
-    return pd.DataFrame({"user": part.users.decode(found.users.numpy()), **values})
+    groups = {
+        f"{GROUP}{grouping.name}": pd.Categorical.from_codes(grouping.codes.tolist(), list(grouping.labels))
+        for grouping in found.groups
+    }
+    return pd.DataFrame({"user": part.users.decode(found.users.numpy()), **values, **groups})

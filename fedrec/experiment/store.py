@@ -145,7 +145,7 @@ class ArmDirectory:
             result: its numbers.
             model: its fitted tensors.
             topk: columns user, rank (from 1), item, score; original ids.
-            per_user: column user (original ids), and one column a metric.
+            per_user: column user (original ids), one column a metric, and one "group:<attribute>" a grouping of users.
         """
         write_tensors(self.path / "model.safetensors", model)
         write_parquet(self.path / "topk.parquet", topk)

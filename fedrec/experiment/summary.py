@@ -17,13 +17,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedrec.evaluation import bootstrap_intervals, compare, holm
+from fedrec.errors import RunError
+from fedrec.evaluation import MIN_GROUP, bootstrap_interval, bootstrap_intervals, compare, gap_by_chance, holm
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.store import Result, RunDirectory, write_atomically, write_json
 from fedrec.streams import Streams
 
 ArmResults = Mapping[int, tuple[Result, pd.DataFrame]]
 """By seed: what one arm came to, and its per-user metrics."""
+
+GROUP = "group:"
+"""What the name of a per-user column begins with if it tells groups of users apart; an attribute's name follows."""
 
 
 def write_tables(run: RunDirectory, config: ExperimentConfig) -> None:
@@ -40,14 +44,32 @@ def write_tables(run: RunDirectory, config: ExperimentConfig) -> None:
 
 
 def summarise(results: Mapping[str, ArmResults], config: ExperimentConfig) -> dict[str, Any]:
-    """The content of summary.json: what each arm came to, and how the arms compare."""
+    """The content of summary.json: what each arm came to, and how the arms compare.
+
+    Raises:
+        RunError: if the arms and seeds do not have the same users in the same order.
+    """
+    _require_same_users(results)
     arms = {arm: _summary_of(of_arm, config) for arm, of_arm in results.items()}
     return {"metric": config.evaluation.metric, "arms": arms, "tests": _tests(results, config)}
+
+
+def _require_same_users(results: Mapping[str, ArmResults]) -> None:
+    """Users are paired by their position, so one file in another order would be a wrong result without any sign."""
+    tables = [(arm, seed, table["user"]) for arm, of_arm in results.items() for seed, (_, table) in of_arm.items()]
+    first_arm, first_seed, first = tables[0]
+    for arm, seed, users in tables:
+        if not users.equals(first):
+            raise RunError(
+                f"arms.{arm}, seed {seed}: the users in per_user.parquet are not those of arms.{first_arm}, seed "
+                f"{first_seed}, in their order; the file was changed: delete arms/{arm}/seed-{seed} and resume the run"
+            )
 
 
 def _summary_of(results: ArmResults, config: ExperimentConfig) -> dict[str, Any]:
     """One arm: means over seeds, with intervals over users where a metric has a value for each user."""
     by_seed = {seed: _overall(result) for seed, (result, _) in results.items()}
+    first, users = results[config.seeds[0]]
     values = _per_user(results)
     generator = Streams(config.seeds[0]).generator("bootstrap")
     intervals = bootstrap_intervals(values, generator, samples=config.evaluation.bootstrap)
@@ -60,9 +82,9 @@ def _summary_of(results: ArmResults, config: ExperimentConfig) -> dict[str, Any]
             "ci95": [interval.low, interval.high] if interval else None,
             "per_seed": per_seed,
         }
-    first, _ = results[config.seeds[0]]
     return {
         "metrics": metrics,
+        "groups": _groups(values[config.evaluation.metric], users, config),
         "guarantee": first.guarantee,
         "seconds": sum(result.seconds for result, _ in results.values()) / len(results),
         "communication": _mean_communication([result for result, _ in results.values()]),
@@ -80,8 +102,40 @@ def _per_user(results: ArmResults) -> dict[str, Tensor]:
     return {
         str(name): torch.stack([torch.from_numpy(table[name].to_numpy(copy=True)) for table in tables])
         for name in tables[0].columns
-        if name != "user"
+        if name != "user" and not str(name).startswith(GROUP)
     }
+
+
+def _groups(values: Tensor, users: pd.DataFrame, config: ExperimentConfig) -> dict[str, Any]:
+    """The headline metric by groups of users: what each group has, and whether the gap between them is chance.
+
+    All of it is of each user's mean over seeds. The gap is thus that of the groups' means over seeds, no wider than the
+    mean of the gaps of single seeds in metrics.csv, in which another group may be the worst every time.
+
+    Args:
+        values: [seeds, users].
+        users: columns "group:<attribute>", in the same order.
+        config: its first seed draws the intervals and the test.
+    """
+    streams = Streams(config.seeds[0])
+    found: dict[str, Any] = {}
+    for column in users.columns[users.columns.str.startswith(GROUP)]:
+        attribute, labels = column.removeprefix(GROUP), pd.Categorical(users[column])
+        codes = torch.from_numpy(labels.codes.astype("int64"))
+        test = gap_by_chance(values, codes, streams.generator(f"gap/{attribute}"), smallest=MIN_GROUP)
+        generator = streams.generator(f"groups/{attribute}")
+        groups = {}
+        for code in codes[codes >= 0].unique().tolist():
+            of_group = values[:, codes == code]
+            interval = bootstrap_interval(of_group, generator, samples=config.evaluation.bootstrap)
+            groups[str(labels.categories[code])] = {
+                "users": of_group.shape[1],
+                "mean": interval.mean,
+                "ci95": [interval.low, interval.high],
+            }
+        gap = None if test is None else {"value": test.gap, "by_chance": test.by_chance, "p": test.p}
+        found[attribute] = {"gap": gap, "groups": groups}
+    return found
 
 
 def _mean_communication(results: Sequence[Result]) -> dict[str, float] | None:

@@ -47,6 +47,10 @@ class Cohort:
         """[R] int64 position within the cohort of the user whom each item belongs to."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.items.device), self.degrees)
 
+    def take(self, users: Tensor) -> Cohort:
+        """Some of the cohort's users, [m] int64 positions, in the order given."""
+        return Devices(self.keys, self.indptr, self.items, self.n_items).cohort(users)
+
     def sum_by_user(self, values: Tensor) -> Tensor:
         """Σ over each user's items: [R, ...] -> [n, ...]. A user without items gets zero."""
         total = torch.zeros(len(self), *values.shape[1:], dtype=values.dtype, device=values.device)

@@ -19,6 +19,17 @@ def _sum_by_owner(owner: Tensor, values: Tensor, n_users: int) -> Tensor:
     return torch.zeros(n_users, dtype=values.dtype, device=values.device).index_add_(0, owner, values)
 
 
+def _misplaced(owner: Tensor, index: Tensor) -> Tensor:
+    """The owners whose entries are not one run of ascending rows, or whose run comes before that of a lower owner."""
+    same = owner[1:] == owner[:-1]
+    within = owner[1:][same & (index[1:] <= index[:-1])]
+    first = torch.ones_like(owner, dtype=torch.bool)
+    first[1:] = ~same
+    runs = owner[first]
+    distinct, times = torch.unique(runs, return_counts=True)
+    return torch.cat([within, runs[1:][runs[1:] < runs[:-1]], distinct[times > 1]])
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Sparse contributions to one table, ragged by user.
@@ -62,20 +73,20 @@ class Rows:
                 f"an answer of {len(self.owner)} owners, {len(self.index)} rows and values of shape "
                 f"{tuple(self.value.shape)} does not fit a table of width {width}"
             )
+        if self.value.dtype not in (torch.float32, torch.float64):
+            raise DataError(f"an answer of type {self.value.dtype}: its norm cannot be trusted; use float32 or float64")
         if len(self.owner) and (int(self.owner.min()) < 0 or int(self.owner.max()) >= n_users):
             raise DataError(f"an answer names an owner outside the cohort of {n_users} users")
         unknown = (self.index < 0) | (self.index >= n_rows)
-        later = self.owner[1:] > self.owner[:-1]
-        next_row = (self.owner[1:] == self.owner[:-1]) & (self.index[1:] > self.index[:-1])
-        misplaced = torch.zeros_like(unknown)
-        misplaced[1:] = ~(later | next_row)
-        return dict.fromkeys(self.owner[misplaced].tolist(), "rows repeated or out of order") | dict.fromkeys(
+        misplaced = _misplaced(self.owner, self.index)
+        return dict.fromkeys(misplaced.tolist(), "rows repeated or out of order") | dict.fromkeys(
             self.owner[unknown].tolist(), "an unknown row"
         )
 
     def squared_norms(self, n_users: int) -> Tensor:
-        """[n_users] squared Euclidean norm of each user's contribution."""
-        return _sum_by_owner(self.owner, self.value.square().sum(dim=1), n_users)
+        """[n_users] float64, squared Euclidean norm of each user's contribution."""
+        rows = torch.linalg.vector_norm(self.value, dim=1, dtype=torch.float64)
+        return _sum_by_owner(self.owner, rows.square(), n_users)
 
     def without(self, refused: Tensor) -> Rows:
         """The contributions of the users that are not refused ([n_users] bool)."""
@@ -84,8 +95,8 @@ class Rows:
 
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place."""
-        value = self.value if scale is None else self.value * scale[self.owner].unsqueeze(1)
-        total.index_add_(0, self.index, value.to(total.dtype))
+        value = self.value.to(total.dtype)
+        total.index_add_(0, self.index, value if scale is None else value * scale[self.owner].unsqueeze(1))
 
     def bytes(self) -> int:
         """What the cohort sends: a 4-byte row number and the values of each row."""
@@ -113,8 +124,8 @@ class Outer:
         return Rows(self.owner, self.index, self.value.unsqueeze(1)).faults(n_users, (table[0], 1))
 
     def squared_norms(self, n_users: int) -> Tensor:
-        """[n_users] squared Frobenius norm of each c cᵀ, which is ‖c‖⁴."""
-        return _sum_by_owner(self.owner, self.value.square(), n_users).square()
+        """[n_users] float64, squared Frobenius norm of each c cᵀ, which is ‖c‖⁴."""
+        return _sum_by_owner(self.owner, self.value.double().square(), n_users).square()
 
     def without(self, refused: Tensor) -> Outer:
         """The contributions of the users that are not refused ([n_users] bool)."""
@@ -126,8 +137,8 @@ class Outer:
         if not len(self.owner):
             return
         vectors = total.new_zeros(int(self.owner.max()) + 1, total.shape[0])
-        value = self.value if scale is None else self.value * scale.sqrt()[self.owner]
-        vectors[self.owner, self.index] = value.to(total.dtype)
+        value = self.value.to(total.dtype)
+        vectors[self.owner, self.index] = value if scale is None else value * scale.sqrt()[self.owner]
         total.addmm_(vectors.T, vectors)
 
     def bytes(self) -> int:

@@ -52,15 +52,15 @@ class Totals:
 
     Attributes:
         sums: name -> [rows, width], the summed contributions.
-        answered: users whose contribution is in the sums (a simulation's knowledge; a private server has not it).
+        answered: users whose contribution is in the sums.
         clipped: users whose contribution was scaled down.
         refused: reason -> number of users left out for it.
         bytes_up, bytes_down: sent by and to all participants together.
-        noised: whether the sums are private releases; then nothing may depend on the other numbers.
+        noised: whether the sums are private releases; a method then sees no other number.
     """
 
     sums: Mapping[str, Tensor]
-    answered: int
+    answered: int = 0
     clipped: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
     bytes_up: int = 0
@@ -78,6 +78,10 @@ class Answer:
 
 class Engine(Protocol):
     """Adds up contributions; the only way from a method to the users."""
+
+    @property
+    def participation(self) -> ParticipationConfig:
+        """Who takes part in a round."""
 
     @property
     def expected(self) -> float:
@@ -128,11 +132,14 @@ class LocalEngine:
         """The sum of the participants' contributions, each scaled to the clip.
 
         A user whose answer breaks the query's contract is refused and counted, keeps its private state, and the round
-        goes on without it. A query asked again under the same (round, phase) returns the same sum.
+        goes on without it. A query asked again under the same (round, phase) returns the same sum. Under a clip sums
+        are in double precision, whatever the query's: rounding in single can add to a user's influence.
         """
-        sums: dict[str, Tensor] = {}
-        for name, shape in query.tables.items():
-            sums[name] = torch.zeros(shape, dtype=_dtype(query), device=self.devices.items.device)
+        dtype = query.dtype if clip is None else torch.float64
+        sums = {
+            name: torch.zeros(shape, dtype=dtype, device=self.devices.items.device)
+            for name, shape in query.tables.items()
+        }
         answered, clipped, sent, refusals = 0, 0, 0, Counter[str]()
         users = self._participants(round)
         with self.memory.transaction((round, phase)):
@@ -198,11 +205,6 @@ class LocalEngine:
         label = torch.cumsum(degrees + 1, dim=0) // budget
         sizes: list[int] = torch.unique_consecutive(label, return_counts=True)[1].tolist()
         return list(torch.split(users, sizes))
-
-
-def _dtype(query: Query) -> torch.dtype:
-    """The precision of the sums: that of what was broadcast, or double if nothing was."""
-    return next((tensor.dtype for tensor in query.broadcast.values() if tensor.is_floating_point()), torch.float64)
 
 
 def _squared_norms(contributions: Mapping[str, Contribution], n_users: int) -> Tensor:

@@ -52,7 +52,7 @@ class Ask:
     Attributes:
         round: counted from 1.
         expected: q|U|, what sums are divided by.
-        totals: what was answered so far, in order.
+        totals: what was answered so far, in order, with numbers that only a simulation sees.
     """
 
     def __init__(self, engine: Engine, round: int) -> None:
@@ -62,7 +62,7 @@ class Ask:
         self._engine = engine
 
     def __call__(self, query: Query) -> Totals:
-        """The sum over this round's participants.
+        """The sum over this round's participants; under a guarantee the noised sums, and no exact number beside them.
 
         Raises:
             NobodyAnswered: if there is none. Under a guarantee nobody may know, and the noise is the answer.
@@ -71,7 +71,7 @@ class Ask:
         totals = self._engine.sum(query, round=self.round, phase=len(self.totals))
         self.totals.append(totals)
         if totals.noised:
-            return totals
+            return Totals(totals.sums, noised=True)
         refused = sum(totals.refused.values())
         if refused > totals.answered:
             raise ModelError(
@@ -87,12 +87,17 @@ class FederatedMethod(Protocol):
     """A federated algorithm.
 
     Attributes:
-        config_class: the pydantic model of its settings; the constructor takes one of them.
+        config_class: the pydantic model of its settings.
+        config: its settings, which the constructor takes.
         rounds: the most rounds it runs.
         stopping: when it looks at the validation metric, and when it stops.
     """
 
     config_class: ClassVar[type[Config]]
+
+    @property
+    def config(self) -> Config:
+        """Its settings."""
 
     @property
     def rounds(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fedrec.errors import PrivacyError
 from fedrec.federated.engine import Answer, Engine, Totals
+from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.query import Query
 from fedrec.privacy import Clip, Ledger, Mechanism, NoiseSource, Release, Schedule
 
@@ -24,6 +25,9 @@ class PrivateEngine:
         noise_multipliers: σ of each kind of query.
         source: where the noise comes from.
         mechanism: what makes it.
+
+    Raises:
+        PrivacyError: if the engine samples users otherwise than the schedule is accounted for.
 
     Attributes:
         ledger: where each release is written; a resumed run sets the one it had.
@@ -39,16 +43,27 @@ class PrivateEngine:
     ) -> None:
         self.schedule = schedule
         self.noise_multipliers = noise_multipliers
+        sampling = engine.participation
+        if (schedule.rate, schedule.sampling) != (sampling.rate, sampling.sampling):
+            raise PrivacyError(
+                f"the schedule is accounted at {schedule.sampling} sampling of rate {schedule.rate} and the engine "
+                f"samples {sampling.sampling} at {sampling.rate}; build both from one participation section"
+            )
         self.mechanism = mechanism
         self.ledger = Ledger()
         self._clips = {planned.query: Clip(planned.clip) for planned in schedule.releases}
         self._engine = engine
         self._source = source
-        self._last: tuple[int, int, Totals] | None = None
+        self._last: tuple[tuple[int, int, str], Totals] | None = None
 
     def planned(self, through: int | None = None) -> Ledger:
         """What the ledger holds after round `through`, or at the end."""
         return self.schedule.ledger(self.noise_multipliers, through)
+
+    @property
+    def participation(self) -> ParticipationConfig:
+        """That of the engine below."""
+        return self._engine.participation
 
     @property
     def expected(self) -> float:
@@ -66,26 +81,30 @@ class PrivateEngine:
         """
         if clip is not None:
             raise PrivacyError(f"query '{query.kind}' asks for clip {clip.norm}; the schedule sets the clip: give none")
-        if self._last is not None and self._last[:2] == (round, phase):
-            return self._last[2]
+        moment = (round, phase, query.kind)
+        if self._last is not None and self._last[0] == moment:
+            return self._last[1]
         self.schedule.require_planned(query.kind, round, self.ledger)
         clip, sigma = self._clips[query.kind], self.noise_multipliers[query.kind]
         totals = self._engine.sum(query, round=round, phase=phase, clip=clip)
         sums = {}
         for name, total in totals.sums.items():
+            symmetric = name in query.symmetric
             noise = self.mechanism.noise(
                 total.shape,
                 sigma,
                 clip.norm,
-                symmetric=name in query.symmetric,
+                symmetric=symmetric,
                 source=self._source,
                 purpose=f"{round}/{phase}/{query.kind}/{name}",
             )
-            sums[name] = (total.double() + noise.to(total.device)).to(total.dtype)
+            # Noise that is symmetrised protects a sum that is: what differs across the diagonal would pass bare.
+            exact = (total + total.T) / 2 if symmetric else total
+            sums[name] = (exact + noise.to(total.device)).to(query.dtype)
         rate, sampling = self.schedule.rate, self.schedule.sampling
         self.ledger.record(Release(query.kind, round, sigma, clip.norm, rate, sampling))
         released = replace(totals, sums=sums, noised=True)
-        self._last = (round, phase, released)
+        self._last = (moment, released)
         return released
 
     def answers(self, query: Query, *, round: int, phase: int = 0) -> Iterator[Answer]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from fedrec.errors import ConfigError, DataError, did_you_mean
@@ -55,6 +56,12 @@ class Query(ABC):
     def broadcast(self) -> Mapping[str, Tensor]:
         """The tensors that every participant downloads."""
         return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of what is summed: that of the broadcast, or double if nothing is broadcast."""
+        found = [tensor.dtype for tensor in self.broadcast.values() if tensor.is_floating_point()]
+        return found[0] if found else torch.float64
 
     @property
     def settings(self) -> Mapping[str, Setting]:

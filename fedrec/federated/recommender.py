@@ -29,6 +29,7 @@ from fedrec.privacy import (
     check_delta,
 )
 from fedrec.recommenders.recommender import Disclosure, Tensors, Training, require_finite
+from fedrec.recommenders.trainer import Stopping
 from fedrec.recommenders.trainer import train as run_rounds
 from fedrec.streams import Streams
 
@@ -104,10 +105,10 @@ class FederatedRecommender:
         device, streams = training.torch_device, Streams(training.seed)
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
         local = LocalEngine(Devices.of(train, device), streams, self.participation, sample=secret)
-        private = None if self.privacy is None else self._protect(local, self.privacy, streams)
+        private = None if self.privacy is None else self._protect(local, self.privacy, training)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
         rounds = _Rounds(self.method, federation, local, private)
-        run_rounds(rounds, training, steps=self.method.rounds, stopping=self.method.stopping)
+        run_rounds(rounds, training, steps=self.method.rounds, stopping=self._stopping())
         self._rounds, self.communication = rounds, rounds.communication
         if self.privacy is not None and private is not None:
             self.guarantee = Guarantee.of(
@@ -144,9 +145,20 @@ class FederatedRecommender:
             releases = (replace(releases[0], clip=privacy.clip),)
         return Schedule(releases, rate=self.participation.rate, sampling=self.participation.sampling)
 
-    def _protect(self, local: LocalEngine, privacy: PrivacyConfig, streams: Streams) -> PrivateEngine:
+    def _stopping(self) -> Stopping:
+        """The method's own; where noise cannot be drawn again, a checkpoint follows each release.
+
+        A resumed run then does over at most the round in which it was killed, of which nobody saw a number.
+        """
+        drawn_once = self.privacy is not None and self.engine.randomness == "os"
+        return Stopping(every=1, patience=0) if drawn_once else self.method.stopping
+
+    def _protect(self, local: LocalEngine, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
         schedule = self._schedule(privacy)
-        source = SystemNoise() if self.engine.randomness == "os" else SeededNoise(streams)
+        # Two arms of one seed must not share their noise, whatever they differ in: subtracting them would remove it.
+        setting = f"{privacy.model_dump_json()}{self.participation.model_dump_json()}"
+        arm = f"{training.arm}/{type(self.method).__qualname__}{self.method.config.model_dump_json()}{setting}"
+        source = SystemNoise() if self.engine.randomness == "os" else SeededNoise(Streams(training.seed), arm)
         return PrivateEngine(local, schedule, privacy.noise_multipliers(schedule), source, Gaussian())
 
 

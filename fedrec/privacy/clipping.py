@@ -46,4 +46,5 @@ def scales(squared_norms: Tensor, clip: Clip) -> Tensor:
     if not torch.isfinite(norms).all():
         bad = int((~torch.isfinite(norms)).sum())
         raise ModelError(f"{bad} of {norms.numel()} contributions have no finite norm; refuse these answers")
-    return (clip.norm / norms).clamp(max=1.0)  # C/0 = inf, and the clamp makes it 1
+    # C/0 = inf, and the clamp makes it 1. A scalar over a tensor would be a reciprocal and a product, rounded twice.
+    return (torch.full_like(norms, clip.norm) / norms).clamp(max=1.0)

@@ -52,7 +52,7 @@ class Guarantee:
     mechanism: str
     trust: Literal["central"] = "central"
 
-    unit: ClassVar[str] = "one user: everything they did, over the whole run"
+    unit: ClassVar[str] = "one user: everything they did, over the whole training of one arm with one seed"
     adjacency: ClassVar[str] = "add or remove one user"
     accountant: ClassVar[str] = "prv"
 
@@ -211,8 +211,11 @@ _RANDOMNESS = {
     "os": "The noise comes from the operating system.",
 }
 _OUTSIDE = (
-    "Outside the promise: the validation and test metrics and the top-k files of a simulation, choices made by looking "
-    "at them (early stopping, tuning), and attacks on the last bits of floating-point noise."
+    "Outside the promise: other arms and seeds of the same experiment, which are further releases on the same users; "
+    "the files that a simulation writes for its experimenter (metrics, top-k lists, private vectors in the model file, "
+    "answers counted in the history and in the costs) and choices made by looking at them (early stopping, tuning); "
+    "attacks on the last bits of floating-point noise. Taken to be public and fixed: the catalogue, what cleaning left "
+    "out (a k-core depends on everyone) and where the split cuts."
 )
 
 

@@ -34,17 +34,22 @@ class NoiseSource(Protocol):
 
 @dataclass(frozen=True)
 class SeededNoise:
-    """Normals that the seed, the round and the purpose determine: for simulation, where runs are repeated.
+    """Normals that the seed, the arm and the purpose determine: for simulation, where runs are repeated.
 
     Whoever knows the seed can subtract the noise; the Guarantee says so.
+
+    Attributes:
+        streams: of the run.
+        arm: what is fitted, in full: two fits that differ in anything need noise of their own.
     """
 
     streams: Streams
+    arm: str = ""
 
     def normals(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """The same numbers whenever (seed, round, purpose) are the same."""
-        generator = self.streams.generator(f"noise/{purpose}")
-        return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+        """The same numbers whenever seed, arm and purpose are the same."""
+        generator = self.streams.numbers(f"noise/{self.arm}/{purpose}")
+        return torch.from_numpy(generator.standard_normal(tuple(shape)))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class Training:
 
     Attributes:
         seed: of every random stream of the fit.
+        arm: the arm's name. It sets the noise of private arms apart: under one noise their difference would be bare.
         device: "cpu", "cuda" or "auto" (CUDA where there is one).
         validator: None if nothing is held out for validation; early stopping then has nothing to look at.
         log: (step, name, value, disclosure), once for each logged value of an epoch or round.
@@ -67,6 +68,7 @@ class Training:
     """
 
     seed: int = 0
+    arm: str = ""
     device: str = "auto"
     validator: Validator | None = None
     log: Callable[[int, str, float, Disclosure], None] = _ignore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,7 +20,7 @@ class Cell:
     Attributes:
         text: the value.
         note: what stands below it, such as an interval; may be empty.
-        best: whether no other arm does better.
+        best: whether it is marked as the best of its column.
     """
 
     text: str
@@ -64,10 +64,19 @@ def summary_columns(results: Results) -> list[Column]:
 
 
 def fairness_columns(results: Results) -> list[Column]:
-    """What lies between the groups of each attribute of users."""
+    """What lies between the groups of each attribute of users; a gap with what chance alone would leave of it.
+
+    No arm is marked best: the least of several noisy numbers is mostly noise.
+    """
     table = results.between_groups
     return [
-        _column(str(attribute), _said(str(summary)), f"{results.headline}-{summary}", _by_arm(rows, "value"), {})
+        _column(
+            str(attribute),
+            _said(str(summary)),
+            f"{results.headline}-{summary}",
+            _by_arm(rows, "value"),
+            _by_chance(results, str(attribute)) if summary == "gap" else {},
+        )
         for attribute, of_attribute in table.groupby("attribute", sort=False)
         for summary, rows in of_attribute.groupby("summary", sort=False)
     ]
@@ -94,7 +103,8 @@ def metric_column(results: Results, name: str, family: str = "Accuracy") -> Colu
     rows = results.scores[results.scores["metric"] == name]
     low, high = _by_arm(rows.dropna(), "low"), _by_arm(rows, "high")
     notes = {arm: wording.interval(low[arm], high[arm]) for arm in low}
-    return _column(family, wording.title(name), name, _by_arm(rows, "mean"), notes)
+    means = _by_arm(rows, "mean")
+    return _column(family, wording.title(name), name, means, notes, wording.best(name, means))
 
 
 def privacy_column(results: Results) -> Column:
@@ -122,10 +132,20 @@ def _accuracy(results: Results) -> Iterator[Column]:
 
 
 def _extreme(results: Results, summary: str, hardest: Callable[[Iterable[float]], float]) -> Column:
-    """The worst group, or the widest gap, of any attribute."""
+    """The worst group, or the widest gap, of any attribute; no arm is marked best, as in `fairness_columns`."""
     rows = results.between_groups[results.between_groups["summary"] == summary]
     values = {str(arm): hardest(of_arm["value"]) for arm, of_arm in rows.groupby("arm", sort=False)}
     return _column("Fairness", _said(summary), f"{results.headline}-{summary}", values, {})
+
+
+def _by_chance(results: Results, attribute: str) -> dict[str, str]:
+    """What chance would make of the gap of an attribute, by arm."""
+    tests = {arm: results.user_groups(arm)[attribute]["gap"] for arm in results.arms}
+    return {
+        arm: f"{wording.number(test['by_chance'])} by chance, {wording.p_equals(test['p'])}"
+        for arm, test in tests.items()
+        if test is not None
+    }
 
 
 def _by_arm(rows: pd.DataFrame, column: str) -> dict[str, float]:
@@ -140,7 +160,13 @@ def _with_cells(columns: Iterable[Column]) -> list[Column]:
     return [column for column in columns if column.cells]
 
 
-def _column(family: str, title: str, name: str, values: Mapping[str, float], notes: Mapping[str, str]) -> Column:
-    best = wording.best(name, values)
+def _column(
+    family: str,
+    title: str,
+    name: str,
+    values: Mapping[str, float],
+    notes: Mapping[str, str],
+    best: Collection[str] = (),
+) -> Column:
     cells = {arm: Cell(wording.number(value), notes.get(arm, ""), arm in best) for arm, value in values.items()}
     return Column(family, title, cells, name)

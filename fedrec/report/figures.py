@@ -106,10 +106,11 @@ def learning_curves(history: pd.DataFrame, looks: Mapping[str, Mark], *, metric:
 
 
 def group_bars(groups: pd.DataFrame, looks: Mapping[str, Mark], *, metric: str) -> Figure:
-    """The metric of each group of users, one panel an attribute; a bar is the mean over seeds, its line their range.
+    """The metric of each group of users with its interval, one panel an attribute.
 
     Args:
-        groups: columns arm, seed, attribute, group, users, value; attributes and groups are drawn in their order here.
+        groups: columns arm, attribute, group, users, mean, low, high; attributes and groups are drawn in their order
+            here.
         looks: of each arm.
         metric: what the values are of.
     """
@@ -117,7 +118,7 @@ def group_bars(groups: pd.DataFrame, looks: Mapping[str, Mark], *, metric: str) 
         sizes = {str(name): len(part["group"].unique()) for name, part in groups.groupby("attribute", sort=False)}
         rows = _pack(sizes)
         figure = Figure(figsize=(_WIDTH, 0.5 + 2.6 * len(rows)), layout="constrained")
-        top = 1.05 * float(groups["value"].max()) or 1.0  # an axis needs a length, also where nobody was served
+        top = 1.05 * float(groups["high"].max()) or 1.0  # an axis needs a length, also where nobody was served
         strips = figure.add_gridspec(len(rows), 1)
         for row, attributes in enumerate(rows):
             grid = strips[row].subgridspec(1, len(attributes), width_ratios=[sizes[name] for name in attributes])
@@ -150,14 +151,14 @@ def _bars(panel: Axes, groups: pd.DataFrame, looks: Mapping[str, Mark]) -> None:
     names = list(users.index)
     width = 0.84 / len(looks)
     for position, (arm, look) in enumerate(looks.items()):
-        values = groups[groups["arm"] == arm].groupby("group")["value"].agg(["mean", "min", "max"]).reindex(names)
+        values = groups[groups["arm"] == arm].set_index("group").reindex(names)
         places = np.arange(len(names)) + (position - (len(looks) - 1) / 2) * width
-        mean, low, high = (values[name].to_numpy() for name in ("mean", "min", "max"))
+        mean, low, high = (values[name].to_numpy() for name in ("mean", "low", "high"))
         panel.bar(
             places,
             mean,
             width * 0.92,
-            yerr=np.maximum([mean - low, high - mean], 0),  # the mean of equal values may miss them by a rounding
+            yerr=np.maximum([mean - low, high - mean], 0),  # means of equal values may differ by a rounding
             color=look.colour,
             hatch=look.hatch,
             edgecolor=PAPER,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from fedrec.evaluation.fairness import MIN_GROUP
+from fedrec.evaluation import MIN_GROUP
 from fedrec.experiment.store import write_atomically
 from fedrec.report.canvas import to_png, to_svg
 from fedrec.report.figures import accuracy_against_diversity, group_bars, learning_curves
@@ -82,9 +82,10 @@ def _groups(results: Results) -> Iterator[Picture]:
         yield Picture(
             "groups",
             group_bars(results.groups, marks(results.arms), metric=results.headline),
-            f"{title(results.headline)} of each group of users: mean over seeds, and their range as a line, which says "
-            "nothing of chance among users: the fewer a group has (the number below it), the more its bar is noise. "
-            f"Groups under {MIN_GROUP} are left out of gap and worst group.",
+            f"{title(results.headline)} of each group of users, mean over seeds. Lines are 95% intervals over the "
+            "users of a group, whose number stands below it. "
+            f"Groups under {MIN_GROUP} are left out of gap, worst group and ratio: so few do not even give an interval "
+            "that can be relied on.",
         )
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from fedrec.errors import RunError
+from fedrec.evaluation import BETWEEN_GROUPS, MIN_GROUP
 
 _METRICS = {"arm": str, "seed": int, "split": str, "metric": str, "group": str, "value": float}
 _HISTORY = {"arm": str, "seed": int, "round": int, "name": str, "value": float, "disclosure": str}
@@ -77,27 +79,36 @@ class Results:
         table = pd.DataFrame(rows, columns=["arm", "metric", "mean", "low", "high"])
         return table.astype({"mean": float, "low": float, "high": float})
 
+    def user_groups(self, arm: str) -> dict[str, Any]:
+        """What `summary.json` says of groups of users, by attribute; none if an earlier version wrote it."""
+        found: dict[str, Any] = self.arm(arm).get("groups", {})
+        return found
+
     @cached_property
     def groups(self) -> pd.DataFrame:
-        """The headline metric of each group of users: columns arm, seed, attribute, group, users, value."""
-        test = self.metrics[(self.metrics["split"] == "test") & self.metrics["group"].str.contains("=", regex=False)]
-        keys = ["arm", "seed", "group"]
-        users = test[test["metric"] == "users"].set_index(keys)["value"].rename("users").astype(int)
-        values = test[test["metric"] == self.headline].join(users, on=keys)
-        attribute_and_group = values["group"].str.split("=", n=1)
-        table = values.assign(attribute=attribute_and_group.str[0], group=attribute_and_group.str[1])
-        return table[["arm", "seed", "attribute", "group", "users", "value"]]
+        """The headline metric of groups of users: columns arm, attribute, group, users, mean, low, high."""
+        rows = [
+            (arm, attribute, group, value["users"], value["mean"], *value["ci95"])
+            for arm in self.arms
+            for attribute, of_attribute in self.user_groups(arm).items()
+            for group, value in of_attribute["groups"].items()
+        ]
+        return pd.DataFrame(rows, columns=["arm", "attribute", "group", "users", "mean", "low", "high"])
 
     @cached_property
     def between_groups(self) -> pd.DataFrame:
-        """What lies between the groups of an attribute, mean over seeds: columns arm, attribute, summary, value.
+        """What lies between the groups of an attribute that are large enough: columns arm, attribute, summary, value.
 
-        The summaries are gap, worst-group and ratio of the headline metric.
+        The summaries are gap, worst-group and ratio of the headline metric, all of the groups' means over seeds.
         """
-        test = self.metrics[(self.metrics["split"] == "test") & (self.metrics["group"] != "")]
-        rows = test[test["metric"].str.startswith(f"{self.headline}-")]
-        table = rows.assign(attribute=rows["group"], summary=rows["metric"].str[len(f"{self.headline}-") :])
-        return table.groupby(["arm", "attribute", "summary"], sort=False)["value"].mean().reset_index()
+        large = self.groups[self.groups["users"] >= MIN_GROUP]
+        rows = [
+            (arm, attribute, summary, of(torch.tensor(groups["mean"].to_numpy(copy=True))))
+            for (arm, attribute), groups in large.groupby(["arm", "attribute"], sort=False)
+            if len(groups) > 1
+            for summary, of in BETWEEN_GROUPS.items()
+        ]
+        return pd.DataFrame(rows, columns=["arm", "attribute", "summary", "value"])
 
     @cached_property
     def curves(self) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +70,16 @@ def test_cold_items_count_overall_and_are_a_segment() -> None:
     assert found.value("recall@2", "cold-items") == 0.5
 
 
+def test_the_cold_items_of_a_cold_user_are_in_no_segment_but_its_own() -> None:
+    """The cold user 2 is shown items 0 and 1 and holds out the cold item 5: it would lower the mean if it counted."""
+    test = [(0, 2), (0, 5), (1, 4), (2, 0), (2, 5)]
+    pairs = [(0, 0), (1, 1), (1, 2), (3, 0)], [(0, 1), (1, 3)], test
+    found = evaluate(falling(4, 6), split_of(4, 6, *pairs), CONFIG, seed=0)
+    assert (found.value("users", "cold-items"), found.value("interactions", "cold-items")) == (2, 2)
+    assert found.value("recall@2", "cold-items") == 0.5
+    assert found.value("interactions", "cold-users") == 2
+
+
 def test_without_cold_users_or_items_there_is_no_such_segment() -> None:
     warm = split_of(2, 3, [(0, 0), (1, 1), (1, 2)], [], [(0, 1), (1, 0)])
     assert {row.group for row in evaluate(falling(2, 3), warm, CONFIG, 0).rows} == {
@@ -85,6 +96,13 @@ def test_list_level_rows_by_hand() -> None:
     assert found.value("popularity-lift@2") == 0.75 / 1.5
     # Genres B and B; A and A|B.
     assert found.per_user["intra-list-diversity@2"].tolist() == pytest.approx([0.0, 1 - 0.5**0.5])
+
+
+def test_popularity_is_in_double_precision() -> None:
+    """Popularity 2 1 1 0; histories {0, 1, 2} and {0} have means 4/3 and 2, lists {3} and {1} have 0 and 1."""
+    split = split_of(2, 4, [(0, 0), (0, 1), (0, 2), (1, 0)], [], [(0, 3), (1, 1)])
+    found = evaluate(falling(2, 4), split, evaluation(k=[1], metric="ndcg@1"), seed=0)
+    assert found.value("popularity-lift@1") == pytest.approx(0.5 / ((4 / 3 + 2) / 2), rel=1e-12)
 
 
 def test_a_full_evaluation_has_every_metric_and_no_other() -> None:
@@ -112,6 +130,15 @@ def test_group_rows_are_means_over_the_group() -> None:
     assert found.value("ndcg@10-gap", "gender") == abs(women - men)
     assert found.value("ndcg@10-worst-group", "gender") == min(women, men)
     assert found.value("ndcg@10-ratio", "gender") == min(women, men) / max(women, men)
+
+
+def test_groups_are_those_of_the_users_of_the_means() -> None:
+    split = replace(SPLIT, train=replace(SPLIT.train, user_attributes=pd.DataFrame({"kind": ["a", None, "b", "c"]})))
+    found = evaluate(falling(4, 6), split, evaluation(k=[1], metric="ndcg@1", groups=["kind", "activity"]), 0)
+    assert found.users.tolist() == [0, 1]
+    kind, activity = found.groups
+    assert (kind.name, kind.labels, kind.codes.tolist()) == ("kind", ("a", "b", "c"), [0, -1])
+    assert (activity.name, activity.codes.tolist()) == ("activity", [0, 1])
 
 
 def test_small_groups_are_reported_and_left_out_of_the_gap() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,6 +106,40 @@ def test_the_summary_is_that_of_the_tables(finished: Path, config: ExperimentCon
     assert summary["arms"]["federated"]["guarantee"] is None
     assert 0 < summary["arms"]["private"]["guarantee"]["epsilon"] <= 8.0
     assert "one user" in summary["arms"]["private"]["guarantee"]["words"]
+
+
+def test_each_tested_user_has_metrics_and_groups(folder: Path, tmp_path: Path) -> None:
+    users = tmp_path / "users.csv"
+    genders = ["M", "F", ""] * (USERS // 3)
+    users.write_text("uid,gender\n" + "".join(f"u{user},{gender}\n" for user, gender in enumerate(genders)))
+    data = experiment(folder / "ratings.csv")["data"] | {"users": str(users)}
+    config = ExperimentConfig.read(experiment(folder / "ratings.csv", data=data, arms=[own("Constant")], seeds=[0]))
+    path = run(config, tmp_path / "run")
+    table = pd.read_parquet(path / "arms" / "constant" / "seed-0" / "per_user.parquet").set_index("user")
+    assert table["group:gender"].astype("object").where(table["group:gender"].notna(), "").to_dict() == {
+        f"u{user}": gender for user, gender in enumerate(genders)
+    }
+    assert list(table["group:activity"].cat.categories) == ["low", "middle", "high"]
+    (groups,) = (arm["groups"] for arm in json.loads((path / "summary.json").read_text())["arms"].values())
+    assert {label: group["users"] for label, group in groups["gender"]["groups"].items()} == {"F": 8, "M": 8}
+    assert groups["gender"]["gap"] is None  # of fewer than 20 users each
+    assert groups["gender"]["groups"]["F"]["mean"] == table.loc[table["group:gender"] == "F", "ndcg@5"].mean()
+
+
+def test_users_in_another_order_are_found_and_the_remedy_works(
+    finished: Path, config: ExperimentConfig, tmp_path: Path
+) -> None:
+    path = shutil.copytree(finished, tmp_path / "run")
+    facts = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(facts | {"finished": False}))
+    of_users = path / "arms" / "central" / "seed-5" / "per_user.parquet"
+    pd.read_parquet(of_users).sample(frac=1, random_state=0).to_parquet(of_users, index=False)
+    with pytest.raises(RunError, match=r"arms\.central, seed 5: .* delete arms/central/seed-5 and resume"):
+        resume(path)
+    shutil.rmtree(of_users.parent)
+    resume(path)
+    for name in TABLES:
+        assert (path / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_every_pair_of_arms_is_tested_once(finished: Path) -> None:

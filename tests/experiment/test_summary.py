@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from fedrec.errors import RunError
 from fedrec.evaluation import holm
 from fedrec.experiment import ExperimentConfig, Result
 from fedrec.experiment.summary import ArmResults, summarise, write_csv
@@ -70,6 +71,46 @@ def test_p_values_are_corrected_for_the_number_of_pairs(config: ExperimentConfig
         corrected = [test[f"{p}_holm"] for test in tests]
         assert corrected == holm([test[p] for test in tests])
         assert corrected != [test[p] for test in tests]
+
+
+GENDERS = pd.Categorical(["M"] * 30 + ["F"] * 30 + ["X"] * 3 + [None] * 2, categories=["X", "M", "F", "unused"])
+
+
+def of_genders(women: float) -> tuple[Result, pd.DataFrame]:
+    """What an arm came to that gives men .5 and .7 in turn, women that and more, and everyone else 1."""
+    of_users = [0.6 + 0.1 * (-1) ** user + women * (user >= 30) for user in range(60)] + [1.0] * 5
+    facts, _ = result(of_users)
+    users = [f"u{user}" for user in range(65)]
+    return facts, pd.DataFrame({"user": users, "ndcg@5": of_users, "group:gender": GENDERS})
+
+
+def test_groups_have_intervals_over_their_users_and_a_gap_beside_that_of_chance(config: ExperimentConfig) -> None:
+    """Two seeds, in which women gain .2 and lose nothing: the gap is that of users' means, .1."""
+    found = summarise({"arm": {3: of_genders(0.2), 5: of_genders(0.0)}}, config)["arms"]["arm"]
+    assert list(found["metrics"]) == ["ndcg@5", "coverage@5"]  # a column of groups is no metric
+    gender = found["groups"]["gender"]
+    assert {label: group["users"] for label, group in gender["groups"].items()} == {"X": 3, "M": 30, "F": 30}
+    assert [group["mean"] for group in gender["groups"].values()] == pytest.approx([1.0, 0.6, 0.7])
+    low, high = gender["groups"]["F"]["ci95"]
+    assert 0.65 < low < 0.69 < 0.71 < high < 0.75  # .1 / √30 = .018 is the standard error
+    assert gender["groups"]["X"]["ci95"] == pytest.approx([1.0, 1.0])
+    assert gender["gap"]["value"] == pytest.approx(0.1)  # X has too few users
+    assert gender["gap"]["by_chance"] < 0.04
+    assert gender["gap"]["p"] < 0.01
+
+
+def test_a_gap_that_is_no_gap_says_so(config: ExperimentConfig) -> None:
+    gap = summarise({"arm": {3: of_genders(0.0), 5: of_genders(0.0)}}, config)["arms"]["arm"]["groups"]["gender"]["gap"]
+    assert gap["value"] == pytest.approx(0.0, abs=1e-9)
+    assert gap["p"] == 1.0
+
+
+def test_users_in_another_order_are_refused(config: ExperimentConfig) -> None:
+    arms: dict[str, ArmResults] = {arm: {seed: result([0.1] * 8) for seed in (3, 5)} for arm in ("a", "b")}
+    facts, table = arms["b"][5]
+    arms["b"] = {**arms["b"], 5: (facts, table[::-1].reset_index(drop=True))}
+    with pytest.raises(RunError, match=r"^arms\.b, seed 5: .* not those of arms\.a, seed 3, .* delete arms/b/seed-5"):
+        summarise(arms, config)
 
 
 def test_floats_read_back_exactly(tmp_path: Path) -> None:

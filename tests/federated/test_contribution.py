@@ -17,7 +17,7 @@ def test_coalesce_adds_up_duplicates_before_any_norm_is_taken() -> None:
     )
     assert rows.owner.tolist() == [0, 1]
     assert rows.index.tolist() == [3, 2]
-    assert rows.squared_norms(3).tolist() == [2.0, 25.0, 0.0]  # not 9 + 16 by luck: (3, 4) is one row
+    assert rows.squared_norms(3).tolist() == pytest.approx([2.0, 25.0, 0.0])  # not 9 + 16 by luck: (3, 4) is one row
     same_row = Rows.coalesce(torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([[1.0], [1.0]]), n_rows=2)
     assert same_row.squared_norms(1).tolist() == [4.0]  # the norm of the sum, twice that of the parts
 
@@ -70,6 +70,23 @@ def test_a_faulty_user_is_named_and_the_others_are_not(owner: list[int], index: 
     faults = rows.faults(2, (5, 1))
     assert list(faults.values()) == [reason]
     assert owner[-1] in faults
+
+
+def test_interleaved_duplicates_are_seen_for_every_owner() -> None:
+    rows = Rows(torch.tensor([0, 1, 0, 1, 0, 1]), torch.zeros(6, dtype=torch.int64), torch.ones(6, 1))
+    assert set(rows.faults(2, (5, 1))) == {0, 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8, torch.int64])
+def test_a_type_whose_norm_cannot_be_trusted_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(DataError, match="use float32 or float64"):
+        Rows(torch.tensor([0]), torch.tensor([0]), torch.ones(1, 2).to(dtype)).faults(1, (5, 2))
+
+
+def test_norms_are_taken_in_double() -> None:
+    many = torch.zeros(30_000, dtype=torch.int64)
+    rows = Rows(many, torch.arange(30_000), torch.full((30_000, 1), 1e-24))
+    assert rows.squared_norms(1).item() == pytest.approx(30_000 * float(torch.tensor(1e-24)) ** 2, rel=1e-9)
 
 
 def test_an_answer_that_cannot_be_told_apart_by_user_raises() -> None:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
 from fedrec.errors import PrivacyError
-from fedrec.federated import Devices, LocalEngine, ParticipationConfig, PrivateEngine
-from fedrec.federated.queries import Count, Gram
+from fedrec.federated import (
+    Ask,
+    Cohort,
+    Contribution,
+    Devices,
+    LocalEngine,
+    ParticipationConfig,
+    PrivateEngine,
+    Query,
+    Rows,
+    State,
+)
+from fedrec.federated.queries import Count, Gram, LocalTraining
 from fedrec.privacy import Clip, Gaussian, PlannedRelease, Schedule, SeededNoise, SystemNoise
 from fedrec.streams import Streams
 
@@ -97,6 +110,65 @@ def test_what_was_not_planned_is_refused(devices: Devices) -> None:
         engine.sum(Count(25), round=2, clip=Clip(100.0))
     with pytest.raises(PrivacyError, match="promises noised sums only"):
         engine.answers(Count(25), round=2)
+
+
+def test_a_schedule_of_another_sampling_rate_is_refused(devices: Devices) -> None:
+    schedule = Schedule(PLAN, rate=0.01)
+    with pytest.raises(
+        PrivacyError, match=r"accounted at poisson sampling of rate 0\.01 and the engine samples .* at 1"
+    ):
+        PrivateEngine(
+            LocalEngine(devices, Streams(0)), schedule, schedule.noise_multipliers(1.0), SystemNoise(), Gaussian()
+        )
+
+
+def test_another_query_at_the_same_moment_is_not_answered_with_the_first(devices: Devices) -> None:
+    engine = private(devices)
+    engine.sum(Count(25), round=1)
+    assert set(engine.sum(Gram(torch.ones(25)), round=1).sums) == {"gram"}
+
+
+def test_clipped_sums_are_exact_and_releases_have_the_querys_precision(devices: Devices) -> None:
+    query = Gram(torch.ones(25))
+    assert LocalEngine(devices, Streams(0)).sum(query, round=1, clip=Clip(1.0)).sums["gram"].dtype == torch.float64
+    assert private(devices).sum(query, round=1).sums["gram"].dtype == torch.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Lopsided(Query):
+    """Says that its table is symmetric, and answers with what is not."""
+
+    kind = "gram"
+    symmetric = frozenset({"gram"})
+
+    @property
+    def tables(self) -> Mapping[str, tuple[int, int]]:
+        return {"gram": (2, 2)}
+
+    def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
+        owner = torch.arange(len(cohort))
+        return {"gram": Rows(owner, torch.zeros_like(owner), torch.tensor([[0.0, 1.0]]).expand(len(cohort), 2))}, state
+
+
+def test_what_differs_across_the_diagonal_of_a_symmetric_table_is_not_released(devices: Devices) -> None:
+    released = private(devices).sum(Lopsided(), round=1).sums["gram"]
+    assert torch.equal(released, released.T)
+
+
+def test_under_noise_a_method_sees_no_exact_number(devices: Devices) -> None:
+    seen = Ask(private(devices), 1)(Count(25))
+    assert (seen.answered, seen.clipped, seen.bytes_up, dict(seen.refused)) == (0, 0, 0, {})
+
+
+def test_a_user_with_the_whole_catalogue_changes_no_release_beyond_noise(devices: Devices) -> None:
+    """It has no negative to learn from; an error about it would be a release without noise."""
+    everything = torch.arange(25)
+    keys, items = torch.cat([devices.keys, torch.tensor([123])]), torch.cat([devices.items, everything])
+    more = Devices(keys, torch.cat([devices.indptr, devices.indptr[-1:] + 25]), items, 25)
+    query = LocalTraining(torch.randn(25, 4, dtype=torch.float64), "bce", 1, 0.3, 0.7, 3, 0.5, 0.5)
+    without, with_it = (LocalEngine(some, Streams(0)).sum(query, round=1) for some in (devices, more))
+    torch.testing.assert_close(without.sums["items"], with_it.sums["items"])
+    assert (without.answered, with_it.answered) == (40, 41)
 
 
 def test_sums_are_divided_by_the_expected_number(devices: Devices) -> None:

@@ -30,7 +30,7 @@ def test_it_states_what_was_released() -> None:
     stated = guarantee(ledger).as_dict()
     assert json.loads(json.dumps(stated, allow_nan=False)) == stated
     assert {key: value for key, value in stated.items() if key not in ("notes", "words", "mechanism")} == {
-        "unit": "one user: everything they did, over the whole run",
+        "unit": "one user: everything they did, over the whole training of one arm with one seed",
         "adjacency": "add or remove one user",
         "trust": "central",
         "sampling": "poisson",
@@ -56,7 +56,7 @@ def test_the_words_say_all_of_it() -> None:
     assert 7.98 < stated.epsilon < 8.0
     for part in (
         "1e-05)-differential privacy by the PRV accountant",
-        "one user: everything they did, over the whole run",
+        "one user: everything they did, over the whole training of one arm with one seed",
         "add or remove one user, of 943, a number taken to be public",
         "Gaussian noise of deviation noise multiplier × clip on every entry",
         "gram: noise multiplier 0.601, clip 1, 1 release)",
@@ -66,7 +66,9 @@ def test_the_words_say_all_of_it() -> None:
         "No amplification by sampling is claimed",
         "The promise is joint",
         "The noise comes from the operating system",
-        "test metrics and the top-k files of a simulation",
+        "other arms and seeds of the same experiment",
+        "private vectors in the model file",
+        "the catalogue",
     ):
         assert part in words
     assert words == stated.as_dict()["words"]

@@ -120,6 +120,28 @@ GROUPS: dict[str, dict[str, tuple[int, float]]] = {  # attribute -> group -> use
     },
     "activity": {"low": (315, 1.22), "middle": (314, 0.99), "high": (314, 0.79)},
 }
+BY_CHANCE = {"gender": (0.15, 0.0421), "age": (0.25, 0.34), "activity": (0.14, 0.0004)}  # relative to the mean; p
+GROUP_WIDTH = 0.2  # half an interval of a group, relative to its mean
+
+
+def groups_of(mean: float) -> dict[str, Any]:
+    """What `summary.json` says of the groups of users of an arm with this mean."""
+    found: dict[str, Any] = {}
+    for attribute, groups in GROUPS.items():
+        compared = [mean * relative for users, relative in groups.values() if users >= 20]
+        by_chance, p = BY_CHANCE[attribute]
+        found[attribute] = {
+            "gap": {"value": max(compared) - min(compared), "by_chance": mean * by_chance, "p": p},
+            "groups": {
+                label: {
+                    "users": users,
+                    "mean": mean * relative,
+                    "ci95": [mean * relative * (1 - GROUP_WIDTH), mean * relative * (1 + GROUP_WIDTH)],
+                }
+                for label, (users, relative) in groups.items()
+            },
+        }
+    return found
 
 
 @functools.cache  # the accountant takes a moment
@@ -145,6 +167,7 @@ def summary() -> dict[str, Any]:
             }
         arms[arm] = {
             "metrics": metrics,
+            "groups": groups_of(MEANS["ndcg@10"][position]),
             "guarantee": None,
             "seconds": (0.4, 31.2, 96.5, 11.8)[position],
             "communication": None,
@@ -179,6 +202,14 @@ def summary() -> dict[str, Any]:
         )
     ]
     return {"metric": "ndcg@10", "arms": arms, "tests": tests}
+
+
+def without_groups() -> dict[str, Any]:
+    """The same of a run whose users nothing is known of."""
+    content = summary()
+    for arm in content["arms"].values():
+        arm["groups"] = {}
+    return content
 
 
 def manifest() -> dict[str, Any]:

@@ -20,10 +20,11 @@ from fedrec.report.figures import accuracy_against_diversity, group_bars, learni
 from fedrec.report.gallery import pictures
 from fedrec.report.palette import marks
 from fedrec.report.results import read_results
-from tests.report.handmade import ARMS, GROUPS, MEANS
+from tests.report.handmade import ARMS, GROUP_WIDTH, GROUPS, MEANS, without_groups
 
 LOOKS = marks(ARMS)
 DIVERSITY = ["coverage@10", "novelty@10"]
+GROUP_COLUMNS = ["arm", "attribute", "group", "users", "mean", "low", "high"]
 
 
 def trade(run: Path) -> Figure:
@@ -80,14 +81,19 @@ def test_curves_are_drawn_in_the_order_of_rounds() -> None:
     assert line.get_markevery() == [1]
 
 
-def test_bars_are_the_means_of_groups_over_seeds(run: Path) -> None:
+def test_bars_are_the_means_of_groups_with_their_intervals(run: Path) -> None:
     figure = group_bars(read_results(run).groups, LOOKS, metric="ndcg@10")
     assert [panel.get_title(loc="left") for panel in figure.axes] == list(GROUPS)
     for panel, groups in zip(figure.axes, GROUPS.values(), strict=True):
-        bars = {str(one.get_label()): one for one in panel.containers if isinstance(one, BarContainer)}
+        bars: Any = {str(one.get_label()): one for one in panel.containers if isinstance(one, BarContainer)}
         assert list(bars) == list(ARMS)
         heights = [bar.get_height() for bar in bars["central"]]
         assert heights == pytest.approx([0.0684 * relative for _, relative in groups.values()])
+        spans = bars["central"].errorbar.lines[2][0].get_segments()
+        assert [list(span[:, 1]) for span in spans] == [
+            pytest.approx([0.0684 * relative * (1 - GROUP_WIDTH), 0.0684 * relative * (1 + GROUP_WIDTH)])
+            for _, relative in groups.values()
+        ]
         assert [label.get_text() for label in panel.get_xticklabels()] == [
             f"{name}\n{users}" for name, (users, _) in groups.items()
         ]
@@ -95,16 +101,15 @@ def test_bars_are_the_means_of_groups_over_seeds(run: Path) -> None:
 
 def test_many_groups_go_on_several_rows() -> None:
     groups = pd.DataFrame(
-        [("a", 0, attribute, f"g{n}", 30, 0.1) for attribute in ("one", "two") for n in range(9)],
-        columns=["arm", "seed", "attribute", "group", "users", "value"],
+        [("a", attribute, f"g{n}", 30, 0.1, 0.1, 0.1) for attribute in ("one", "two") for n in range(9)],
+        columns=GROUP_COLUMNS,
     )
     first, second = group_bars(groups, marks(["a"]), metric="ndcg@10").axes
     assert first.get_position().y0 > second.get_position().y1
 
 
 def test_groups_that_nobody_serves_can_be_drawn() -> None:
-    row = ("a", 0, "gender", "F", 30, 0.0)
-    groups = pd.DataFrame([row], columns=["arm", "seed", "attribute", "group", "users", "value"])
+    groups = pd.DataFrame([("a", "gender", "F", 30, 0.0, 0.0, 0.0)], columns=GROUP_COLUMNS)
     assert group_bars(groups, marks(["a"]), metric="ndcg@10").axes[0].get_ylim() == (0, 1)
 
 
@@ -182,5 +187,5 @@ def test_figures_of_no_run_are_not_written(tmp_path: Path) -> None:
 
 
 def test_a_run_has_a_figure_only_of_what_it_measured(make_run: Callable[..., Path]) -> None:
-    run = make_run(metrics=[], history=[])
+    run = make_run(summary=without_groups(), history=[])
     assert [picture.name for picture in pictures(read_results(run))] == ["accuracy-against-diversity"]

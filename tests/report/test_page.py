@@ -12,7 +12,7 @@ import pytest
 
 from fedrec.errors import RunError
 from fedrec.report import write_report
-from tests.report.handmade import CONFIG, MEANS, history_rows, manifest, metric_rows, summary, write_run
+from tests.report.handmade import CONFIG, MEANS, history_rows, manifest, summary, write_run
 
 MakeRun = Callable[..., Path]
 
@@ -113,6 +113,20 @@ def test_the_paired_tests_are_read_out(page: Page) -> None:
     assert "The two tests disagree" in rows["popularity − federated-dp"][-1]
 
 
+def test_gaps_stand_beside_what_chance_would_leave_and_none_is_marked(page: Page, run: Path) -> None:
+    mean = MEANS["ndcg@10"][1]
+    (row,) = (row for row in page.rows if row[0] == "central" and "by chance" in "".join(row))
+    assert row[1:4] == [
+        f"{mean * 0.2:.4f} {mean * 0.15:.4f} by chance, p = 0.042",
+        f"{mean * 0.86:.4f}",
+        f"{0.86 / 1.06:.4f}",
+    ]
+    assert row[4] == f"{mean * (1.08 - 0.81):.4f} {mean * 0.25:.4f} by chance, p = 0.34"
+    assert row[7] == f"{mean * (1.22 - 0.79):.4f} {mean * 0.14:.4f} by chance, p < 0.001"
+    of_groups = write_report(run).read_text().partition('<section id="groups">')[2].partition("</section>")[0]
+    assert 'class="best"' not in of_groups
+
+
 def test_in_short_ranks_the_arms_against_the_best(page: Page) -> None:
     short = page.text.partition("In short")[2].partition("What was asked")[0]
     for words in (
@@ -180,16 +194,20 @@ def test_whatever_comes_from_data_is_escaped(make_run: MakeRun) -> None:
     facts["split"]["notes"] = [f"{EVIL} is cold"]
     facts["machine"]["platform"] = EVIL
     facts["versions"]["torch"] = EVIL
-    rows = [
-        tuple(str(cell).replace("gender=F", f"gender={EVIL}") if n == 4 else cell for n, cell in enumerate(row))
-        for row in metric_rows()
-    ]
+    content = summary()
+    for arm in content["arms"].values():
+        arm["groups"] = {EVIL: arm["groups"]["gender"]} | arm["groups"]
+        arm["groups"]["age"]["groups"] = {EVIL: arm["groups"]["age"]["groups"]["0-17"]}
     facts["data"]["source"] = EVIL
     config = CONFIG.replace('name = "ml-100k"', f'path = "{EVIL}"')
-    run = make_run(manifest=facts, metrics=rows, config=config)
+    run = make_run(manifest=facts, summary=content, config=config)
     text = write_report(run).read_text()
     assert "<script" not in text
-    assert Page(text).text.count(EVIL) >= 7  # cleaning, split, machine, version, group, path twice
+    words = Page(text).text
+    for said in (f"{EVIL}: 1 dropped", f"{EVIL} is cold", f"torch\xa0{EVIL}", f"{EVIL}, 2 cores", f'path = "{EVIL}"'):
+        assert said in words
+    assert words.count(f"{EVIL} · 36") == 1  # a group in the figure
+    assert words.count(EVIL) >= 10  # the source twice, and an attribute in figure and table
 
 
 def without(metric: str) -> dict[str, Any]:
@@ -217,6 +235,7 @@ def test_a_run_of_one_arm_and_seed_without_anything_optional_has_no_empty_sectio
     content = summary()
     content["tests"] = []
     content["arms"] = {"central": content["arms"]["central"]}
+    content["arms"]["central"]["groups"] = {}
     content["arms"]["central"]["metrics"] = {"ndcg@10": {"mean": 0.0, "ci95": None, "per_seed": [0.0]}}
     facts = manifest() | {"seeds": [0], "git": None}
     facts["data"]["cleaning"] = []

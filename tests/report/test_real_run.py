@@ -39,18 +39,21 @@ def test_a_real_run_is_reported(real: Path) -> None:
 
 def test_the_hand_made_directory_holds_nothing_that_a_real_one_lacks(real: Path, tmp_path: Path) -> None:
     found, made = read_results(real), read_results(handmade.write_run(tmp_path / "run"))
+    real_groups, made_groups = found.user_groups("private")["activity"], made.user_groups("federated-dp")["activity"]
     for real_part, made_part in (
         (found.manifest, made.manifest),
         (found.summary, made.summary),
         (found.summary["tests"][0], made.summary["tests"][0]),
         (found.arm("private"), made.arm("federated-dp")),
+        (real_groups, made_groups),
+        (real_groups["groups"]["low"], made_groups["groups"]["low"]),
     ):
         assert keys(made_part) <= keys(real_part)
 
 
 def keys(part: Mapping[str, Any], place: str = "") -> set[str]:
-    """The dotted names of what is in a part, arms, metrics and kinds of releases aside: those are the run's own."""
-    own = {"arms", "metrics", "noise_multipliers", "clips", "versions"}
+    """The dotted names of what is in a part, arms, metrics, groups and kinds of releases aside: those are the run's own."""
+    own = {"arms", "metrics", "groups", "gap", "noise_multipliers", "clips", "versions"}
     found = set()
     for name, value in part.items():
         found.add(place + name)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fedrec.errors import RunError
 from fedrec.report import comparison_table, summary_table
-from tests.report.handmade import ARMS, CONFIG, manifest, metric_rows, summary
+from tests.report.handmade import ARMS, CONFIG, manifest, summary, without_groups
 
 MakeRun = Callable[..., Path]
 
@@ -65,13 +65,19 @@ def test_the_best_is_marked_by_the_orientation_of_its_column(run: Path) -> None:
     assert not any("*" in cell for cell in row_of(text, "popularity"))
 
 
+def test_worst_group_and_gap_are_never_marked_as_best(run: Path) -> None:
+    text = printed(summary_table(run))
+    worst, gap = 0.0684 * 0.79, 0.0312 * (1.22 - 0.79)  # the best of their columns
+    assert row_of(text, "central")[7] == f"{worst:.4f}"[1:]
+    assert row_of(text, "federated-dp")[8] == f"{gap:.4f}"[1:]
+
+
 def test_a_metric_that_nobody_measured_has_no_column(make_run: MakeRun) -> None:
-    content = summary()
+    content = without_groups()
     for arm in content["arms"].values():
         del arm["metrics"]["intra-list-diversity@10"]
         arm["guarantee"] = None
-    rows = [row for row in metric_rows() if "=" not in str(row[4]) and not str(row[3]).startswith("ndcg@10-")]
-    text = printed(summary_table(make_run(summary=content, metrics=rows)))
+    text = printed(summary_table(make_run(summary=content)))
     assert "Coverage" in text
     for absent in ("Intra-list", "Worst", "Gap", "ε"):
         assert absent not in text

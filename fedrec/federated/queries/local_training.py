@@ -123,10 +123,23 @@ class LocalTraining(Query):
         return State({"user": vectors.to(self.items.dtype)})
 
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
-        """Train every user of the cohort at once, each on local rows of its own."""
+        """Train every user of the cohort at once, each on local rows of its own.
+
+        A user who has every item has no negative to learn from, and adds nothing.
+        """
+        able = torch.nonzero(cohort.degrees < cohort.n_items).flatten()
+        if len(able) < len(cohort):
+            rows, vectors = self._train(cohort.take(able), state.dense["user"][able], draw)
+            user = state.dense["user"].index_copy(0, able, vectors)
+            return {"items": Rows(able[rows.owner], rows.index, rows.value)}, State({"user": user})
+        rows, user = self._train(cohort, state.dense["user"], draw)
+        return {"items": rows}, State({"user": user})
+
+    def _train(self, cohort: Cohort, user: Tensor, draw: Streams) -> tuple[Rows, Tensor]:
+        """The change of the users' local rows, and their new vectors."""
         rows = _LocalRows.draw(cohort, draw, self.steps, self.negatives)
         start = self.items.index_select(0, rows.index)
-        table, user = start, state.dense["user"]
+        table = start
         degree = cohort.degrees.clamp(min=1).to(table.dtype)
         share, weight = degree.rsqrt().unsqueeze(1), degree.pow(-self.activity_power)[rows.owner]
         for step in range(self.steps):
@@ -138,7 +151,7 @@ class LocalTraining(Query):
             gradient.index_add_(0, rows.own, (0.5 * share * pull).index_select(0, cohort.owner))
             table = table - self.item_rate * gradient
             user = user - self.user_rate * 0.5 * pull
-        return {"items": Rows(rows.owner, rows.index, table - start)}, State({"user": user})
+        return Rows(rows.owner, rows.index, table - start), user
 
     def _slope(self, scores: Tensor, own: Tensor, sampled: Tensor) -> Tensor:
         """∂loss/∂score of every local row, [P], before the user's weight.

@@ -1,0 +1,84 @@
+"""Configurations say what is wrong and where; registries find components."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import Field
+
+from fedrec.components import Config, Registry, build_config
+from fedrec.errors import ConfigError, did_you_mean
+
+
+class Inner(Config):
+    depth: int = Field(1, ge=1)
+
+
+class Settings(Config):
+    width: int
+    inner: Inner = Inner()
+
+
+class Part:
+    config_class: ClassVar[type[Config]] = Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widht": 3}, r"arms\.a\.method\.width: missing; add it"),
+        ({"width": 3, "iner": {}}, r"arms\.a\.method\.iner: unknown key 'iner'; did you mean 'inner'\?"),
+        ({"width": 3, "inner": {"dept": 2}}, r"inner\.dept: unknown key 'dept'; did you mean 'depth'\?"),
+        ({"width": 3, "zzz": 1}, "valid: inner, width"),
+        ({"width": "wide"}, r"arms\.a\.method\.width = 'wide': Input should be a valid integer"),
+        ({"width": 3, "inner": {"depth": 0}}, r"inner\.depth = 0: .*greater than or equal to 1"),
+    ],
+)
+def test_a_mistake_is_one_line_with_place_value_and_remedy(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        build_config(Settings, settings, "arms.a.method")
+    assert "\n" not in str(raised.value)
+
+
+def test_configurations_are_frozen_and_finite() -> None:
+    class Rate(Config):
+        rate: float
+
+    with pytest.raises(ValueError, match="frozen"):
+        Rate(rate=1.0).rate = 2.0  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="finite"):
+        build_config(Rate, {"rate": float("inf")}, "x")
+
+
+def test_a_registry_finds_kinds_and_imported_classes() -> None:
+    registry: Registry[Part] = Registry("part")
+    assert registry.register("own")(Part) is Part
+    assert registry["own"] is Part
+    assert registry[f"{__name__}:Part"] is Part
+    assert list(registry) == ["own"]
+    assert "own" in registry
+    with pytest.raises(ConfigError, match="part kind 'own' is taken by Part"):
+        registry.register("own")(Part)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("onw", r"unknown part kind 'onw'; did you mean 'own'\?"),
+        ("no_such_module:Part", "cannot be imported"),
+        (f"{__name__}:Nothing", "cannot be imported"),
+        (f"{__name__}:pytest", "not a class with a `config_class`"),
+        (":", "cannot be imported"),
+    ],
+)
+def test_what_cannot_be_found_is_said(kind: str, message: str) -> None:
+    registry: Registry[Part] = Registry("part")
+    registry.register("own")(Part)
+    with pytest.raises(ConfigError, match=message):
+        registry[kind]
+
+
+def test_suggestions_name_the_nearest_or_everything() -> None:
+    assert did_you_mean("recal", ["recall", "ndcg"]) == "did you mean 'recall'?"
+    assert did_you_mean("zzz", ["recall", "ndcg"]) == "valid: ndcg, recall"
