@@ -249,7 +249,7 @@ def _per_user(found: Evaluation, part: Interactions) -> pd.DataFrame:
     """
     values = {name: value.numpy() for name, value in found.per_user.items()}
     groups = {
-        f"{GROUP}{grouping.name}": pd.Categorical.from_codes(grouping.codes.tolist(), list(grouping.labels))
+        f"{GROUP}{grouping.name}": pd.Categorical.from_codes(grouping.codes.numpy(), pd.Index(grouping.labels))
         for grouping in found.groups
     }
     return pd.DataFrame({"user": part.users.decode(found.users.numpy()), **values, **groups})

@@ -125,7 +125,7 @@ def _groups(values: Tensor, users: pd.DataFrame, config: ExperimentConfig) -> di
         test = gap_by_chance(values, codes, streams.generator(f"gap/{attribute}"), smallest=MIN_GROUP)
         generator = streams.generator(f"groups/{attribute}")
         groups = {}
-        for code in codes[codes >= 0].unique().tolist():
+        for code in sorted(set(codes[codes >= 0].tolist())):
             of_group = values[:, codes == code]
             interval = bootstrap_interval(of_group, generator, samples=config.evaluation.bootstrap)
             groups[str(labels.categories[code])] = {

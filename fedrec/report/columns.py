@@ -19,7 +19,7 @@ class Cell:
 
     Attributes:
         text: the value.
-        note: what stands below it, such as an interval; may be empty.
+        note: what stands below it, such as an interval; may be empty, or of several lines.
         best: whether it is marked as the best of its column.
     """
 
@@ -142,7 +142,7 @@ def _by_chance(results: Results, attribute: str) -> dict[str, str]:
     """What chance would make of the gap of an attribute, by arm."""
     tests = {arm: results.user_groups(arm)[attribute]["gap"] for arm in results.arms}
     return {
-        arm: f"{wording.number(test['by_chance'])} by chance, {wording.p_equals(test['p'])}"
+        arm: f"{wording.number(test['by_chance'])} by chance\n{wording.p_equals(test['p'])}"
         for arm, test in tests.items()
         if test is not None
     }

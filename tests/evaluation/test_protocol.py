@@ -138,7 +138,7 @@ def test_groups_are_those_of_the_users_of_the_means() -> None:
     assert found.users.tolist() == [0, 1]
     kind, activity = found.groups
     assert (kind.name, kind.labels, kind.codes.tolist()) == ("kind", ("a", "b", "c"), [0, -1])
-    assert (activity.name, activity.codes.tolist()) == ("activity", [0, 1])
+    assert (activity.name, activity.codes.tolist()) == ("activity", [0, 2])
 
 
 def test_small_groups_are_reported_and_left_out_of_the_gap() -> None:

@@ -77,9 +77,9 @@ GENDERS = pd.Categorical(["M"] * 30 + ["F"] * 30 + ["X"] * 3 + [None] * 2, categ
 
 
 def of_genders(women: float) -> tuple[Result, pd.DataFrame]:
-    """What an arm came to that gives men .5 and .7 in turn, women that and more, and everyone else 1."""
+    """What an arm came to that gives men .7 and .5 in turn, women that and more, and everyone else 1."""
     of_users = [0.6 + 0.1 * (-1) ** user + women * (user >= 30) for user in range(60)] + [1.0] * 5
-    facts, _ = result(of_users)
+    facts, _ = result([sum(of_users) / 65] * 8)
     users = [f"u{user}" for user in range(65)]
     return facts, pd.DataFrame({"user": users, "ndcg@5": of_users, "group:gender": GENDERS})
 

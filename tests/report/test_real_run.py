@@ -52,7 +52,7 @@ def test_the_hand_made_directory_holds_nothing_that_a_real_one_lacks(real: Path,
 
 
 def keys(part: Mapping[str, Any], place: str = "") -> set[str]:
-    """The dotted names of what is in a part, arms, metrics, groups and kinds of releases aside: those are the run's own."""
+    """The dotted names of what is in a part, what is the run's own (arms, metrics, groups, kinds of releases) aside."""
     own = {"arms", "metrics", "groups", "gap", "noise_multipliers", "clips", "versions"}
     found = set()
     for name, value in part.items():
