@@ -297,6 +297,18 @@ def test_list_names_what_a_configuration_can_name(fedrec: Fedrec, sort: str, nam
     assert set(names) <= set(listed)
 
 
+def test_data_shard_writes_a_folder_a_node_and_refuses_to_do_it_again(fedrec: Fedrec, tmp_path: Path) -> None:
+    path, out = write_ratings(tmp_path / "ratings.csv"), tmp_path / "nodes"
+    arguments = ("data", "shard", path, "--nodes", "2", "--out", out, "--column", "user=uid", "--column", "item=mid")
+    outcome = fedrec(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.split() == [str(out / "node-0"), str(out / "node-1")]
+    assert (out / "node-1" / "interactions.parquet").exists()
+    again = fedrec(*arguments)
+    assert again.code == 2
+    assert "exists; choose a new folder" in again.err
+
+
 def test_data_describe_shows_a_file_of_ones_own(fedrec: Fedrec, tmp_path: Path) -> None:
     path = write_ratings(tmp_path / "ratings.csv", extra=(("u0", "m0", 5, 99),))
     outcome = fedrec("data", "describe", path, "--column", "user=uid", "--column", "item=mid")

@@ -1,4 +1,4 @@
-"""`fedrec data`: what data sets there are, fetching them, and describing any data as a graph."""
+"""`fedrec data`: what data sets there are, fetching them, describing any data as a graph, dealing it to nodes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,28 @@ def describe(
         for note in (*cleaning.steps, *found[source].notes):
             say(str(note))
     show_table(_description(found))
+
+
+@app.command("shard")
+def shard_(
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="A data set's name; a file or folder of one's own.")
+    ],
+    nodes: Annotated[int, typer.Option("--nodes", help="How many nodes the users are dealt to.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; it must not exist.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="user=NAME", help="What files call user, item, rating or time. Repeatable."),
+    ] = None,
+) -> None:
+    """Write what each node of a federation is given: its own users' data, and the public catalogue of items."""
+    from fedrec.data import load_interactions, shard
+
+    interactions, cleaning = load_interactions(_data_config(source, column or []))
+    for note in cleaning.steps:
+        say(str(note))
+    for node in shard(interactions, nodes, out):
+        typer.echo(node)
 
 
 def _data_config(source: str, columns: list[str]) -> DataConfig:

@@ -146,9 +146,11 @@ class LocalEngine:
             for chunk in self._chunks(users, query.bytes_per_interaction):
                 contributions, state = self._ask(chunk, query, round)
                 refused, reasons = _refusals(query, contributions, len(chunk))
-                if reasons:
+                refusals.update(reasons)
+                if refused.all():
+                    continue
+                if refused.any():
                     contributions = {name: part.without(refused) for name, part in contributions.items()}
-                    refusals.update(reasons)
                 scale: Tensor | None = None
                 if clip is not None:
                     scale = scales(_squared_norms(contributions, len(chunk)), clip)

@@ -1,0 +1,59 @@
+"""Each node is given its own users and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedrec.data import SyntheticConfig, clean, generate, read_interactions, shard
+from fedrec.errors import DataError
+
+DATA = generate(SyntheticConfig(users=31, items=40, interactions=6))
+
+
+def test_nodes_hold_disjoint_users_and_together_everything(tmp_path: Path) -> None:
+    nodes = shard(DATA, 4, tmp_path / "nodes")
+    tables = [pd.read_parquet(node / "interactions.parquet") for node in nodes]
+    users = [set(table["user"]) for table in tables]
+    assert sorted(map(len, users)) == [7, 8, 8, 8]
+    assert len(set.union(*users)) == 31
+    whole = pd.DataFrame({"user": DATA.users.decode(DATA.user), "item": DATA.items.decode(DATA.item)})
+    dealt = pd.concat(tables)[["user", "item"]]
+    assert sorted(map(tuple, dealt.to_numpy())) == sorted(map(tuple, whole.to_numpy()))
+    for node, own in zip(nodes, users, strict=True):
+        assert set(pd.read_parquet(node / "users.parquet")["user"]) == own
+        assert {file.name for file in node.iterdir()} == {"interactions.parquet", "users.parquet"}
+    catalogue = pd.read_parquet(tmp_path / "nodes" / "catalogue.parquet")
+    assert list(catalogue["item"]) == list(DATA.items.ids)
+    assert "genres" in catalogue.columns
+
+
+def test_a_nodes_folder_is_read_like_any_other(tmp_path: Path) -> None:
+    node = shard(DATA, 2, tmp_path / "nodes")[1]
+    interactions, _ = clean(read_interactions(node, users=node / "users.parquet"))
+    assert interactions.n_users == 15
+    assert interactions.time is not None
+    assert "group" in interactions.user_attributes.columns
+
+
+def test_who_goes_where_depends_on_the_ids_alone(tmp_path: Path) -> None:
+    first, again = (shard(DATA, 3, tmp_path / name) for name in ("a", "b"))
+    for one, other in zip(first, again, strict=True):
+        assert (one / "interactions.parquet").read_bytes() == (other / "interactions.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("nodes", [0, 32])
+def test_a_senseless_number_of_nodes_is_refused(tmp_path: Path, nodes: int) -> None:
+    with pytest.raises(DataError, match=f"{nodes} nodes for 31 users"):
+        shard(DATA, nodes, tmp_path / "nodes")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_or_half_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="exists; choose a new folder"):
+        shard(DATA, 2, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        shard(DATA, 2, tmp_path / "file" / "nodes")
