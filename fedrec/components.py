@@ -42,7 +42,7 @@ class Registry(Generic[C]):
         """Decorator that gives a class its kind. A kind is given once."""
 
         def add(component: type[C]) -> type[C]:
-            if kind in self._classes:
+            if kind in self._classes and not same_definition(self._classes[kind], component):
                 raise ConfigError(
                     f"{self.sort} kind '{kind}' is taken by {self._classes[kind].__qualname__}; rename one"
                 )
@@ -73,11 +73,16 @@ class Registry(Generic[C]):
         module_name, _, class_name = kind.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
             raise ConfigError(f"{self.sort} kind '{kind}' cannot be imported: {error}") from error
         if not isinstance(found, type) or not hasattr(found, "config_class"):
             raise ConfigError(f"{self.sort} kind '{kind}' is not a class with a `config_class`; see docs/extending.md")
         return found
+
+
+def same_definition(old: type, new: type) -> bool:
+    """Whether a class is the other one defined again, as a notebook does when a cell is run twice."""
+    return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
 def build_config(model: type[Config], settings: Mapping[str, Any], place: str) -> Config:

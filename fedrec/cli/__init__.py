@@ -128,6 +128,8 @@ def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help
     from fedrec.report import comparison_table
 
     show_table(comparison_table(folders))
+    for folder in folders:
+        _show_guarantees(folder)
 
 
 class Sort(StrEnum):
@@ -171,15 +173,21 @@ def _datasets() -> list[tuple[str, str]]:
 
 def _show(folder: Path) -> None:
     """The table of a finished run, its guarantees, and where its report is."""
-    from fedrec.experiment import RunDirectory
     from fedrec.report import summary_table, write_report
 
     page = write_report(folder)
     show_table(summary_table(folder))
-    for arm, found in RunDirectory(folder).summary["arms"].items():
-        if found["guarantee"]:  # no epsilon without what it depends on
-            show_paragraph(f"{arm}: {found['guarantee']['words']}")
+    _show_guarantees(folder)
     typer.echo(f"report: {page}")
+
+
+def _show_guarantees(folder: Path) -> None:
+    """No epsilon without what it depends on."""
+    from fedrec.experiment import RunDirectory
+
+    for arm, found in RunDirectory(folder).summary["arms"].items():
+        if found["guarantee"]:
+            show_paragraph(f"{arm}: {found['guarantee']['words']}")
 
 
 @contextmanager

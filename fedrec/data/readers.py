@@ -97,8 +97,8 @@ def read_interactions(
     return RawInteractions(
         source=str(file),
         rows=rows,
-        users=_read_attributes(users, str(names["user"])) if users else pd.DataFrame(),
-        items=_read_attributes(items, str(names["item"])) if items else pd.DataFrame(),
+        users=_read_attributes(users, str(names["user"]), rows["user"]) if users else pd.DataFrame(),
+        items=_read_attributes(items, str(names["item"]), rows["item"]) if items else pd.DataFrame(),
     )
 
 
@@ -155,7 +155,8 @@ def _ids(column: pd.Series) -> pd.Series:
     return text.mask(text == "").astype("str")
 
 
-def _read_attributes(path: Path, id_column: str) -> pd.DataFrame:
+def _read_attributes(path: Path, id_column: str, known: pd.Series) -> pd.DataFrame:
+    """A table of attributes by id; `known` are the ids that interact, and one of them at least must be in it."""
     table = read_table(path)
     name = id_column if id_column in table.columns else str(table.columns[0])
     ids = _ids(table[name])
@@ -166,4 +167,9 @@ def _read_attributes(path: Path, id_column: str) -> pd.DataFrame:
         repeated = ids[ids.duplicated()]
         place = f"{table.index.name} {repeated.index[0]}"
         raise DataError(f"{path}, {place}: {name} '{repeated.iloc[0]}' occurs again; keep one record of each")
+    if not ids.isin(known).any():
+        raise DataError(
+            f"{path}: no id in column '{name}' occurs among the interactions (the first is '{ids.iloc[0]}'); call the "
+            f"column of the ids '{id_column}', or give the table that belongs to these interactions"
+        )
     return with_numbers(table.drop(columns=name)).set_axis(pd.Index(ids, name=name))

@@ -161,7 +161,7 @@ class ExperimentConfig(Config):
     """
 
     name: Name
-    seeds: tuple[Annotated[int, pydantic.Field(ge=0)], ...]
+    seeds: tuple[Annotated[int, pydantic.Field(ge=0, lt=2**63)], ...]  # they are written as 64-bit integers
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     arms: tuple[ArmConfig, ...]

@@ -196,13 +196,18 @@ class RunDirectory:
     @property
     def manifest(self) -> dict[str, Any]:
         """How the run came about."""
-        content: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
-        return content
+        return self._json("manifest.json")
 
     @property
     def summary(self) -> dict[str, Any]:
         """What a finished run came to."""
-        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return self._json("summary.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / name}: cannot be read ({error}); restore the file, or run again") from None
         return content
 
     def arm(self, arm: str, seed: int) -> ArmDirectory:

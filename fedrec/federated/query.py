@@ -15,6 +15,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from fedrec.components import same_definition
 from fedrec.errors import ConfigError, DataError, did_you_mean
 from fedrec.federated.cohort import NO_STATE, Cohort, State
 from fedrec.federated.contribution import Contribution
@@ -84,7 +85,7 @@ def allow(kind: str) -> Callable[[Q], Q]:
     """Class decorator that puts a query on the allow-list under its kind."""
 
     def add(query: Q) -> Q:
-        if kind in QUERIES:
+        if kind in QUERIES and not same_definition(QUERIES[kind], query):
             raise ConfigError(f"query kind '{kind}' is taken by {QUERIES[kind].__qualname__}; rename one")
         query.kind = kind
         QUERIES[kind] = query

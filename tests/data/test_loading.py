@@ -196,3 +196,12 @@ def test_a_pair_done_again_after_the_cut_is_noted_where_train_lacks_it(write: Wr
     )
     assert (("a", "1") in pairs_of(data.split.train)) is not noted
     assert any(note.startswith("1 interactions were left out because") for note in data.split.notes) is noted
+
+
+def test_attributes_of_nobody_are_refused(write: Write) -> None:
+    write("own.csv", "user,item\na,x\na,y\nb,x\nb,z\n")
+    write("people.csv", "gender\nM\nF\n")
+    with pytest.raises(
+        DataError, match=r"no id in column 'gender' occurs .* \(the first is 'M'\); call the column .* 'user'"
+    ):
+        loaded('path = "own.csv"\nusers = "people.csv"\nsplit = { kind = "leave-one-out", order = "random" }')

@@ -169,3 +169,9 @@ def test_methods_compare_by_kind_and_settings() -> None:
     one = MethodConfig.read({"kind": "ego-lightgcn"}, "method")
     assert one == MethodConfig.read({"kind": "ego-lightgcn", "dim": 64}, "method")
     assert one != MethodConfig.read({"kind": "ego-lightgcn", "dim": 63}, "method")
+
+
+def test_a_seed_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    document = experiment(tmp_path / "ratings.csv", seeds=[2**63])
+    with pytest.raises(ConfigError, match=r"seeds\.0 = 9223372036854775808"):
+        ExperimentConfig.read(document)

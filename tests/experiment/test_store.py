@@ -134,3 +134,11 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path: Path) -> None
         RunDirectory(tmp_path / "file" / "run").locked(),
     ):
         pass
+
+
+@pytest.mark.parametrize("content", ["garbage", None])
+def test_a_damaged_or_lost_manifest_is_one_line(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json: cannot be read .*; restore the file, or run again"):
+        _ = RunDirectory(tmp_path).manifest
