@@ -145,7 +145,7 @@ class LocalEngine:
         with self.memory.transaction((round, phase)):
             for chunk in self._chunks(users, query.bytes_per_interaction):
                 contributions, state = self._ask(chunk, query, round)
-                refused, reasons = _refusals(query, contributions, len(chunk))
+                squared_norms, refused, reasons = _examine(query, contributions, len(chunk))
                 refusals.update(reasons)
                 if refused.all():
                     continue
@@ -153,7 +153,7 @@ class LocalEngine:
                     contributions = {name: part.without(refused) for name, part in contributions.items()}
                 scale: Tensor | None = None
                 if clip is not None:
-                    scale = scales(_squared_norms(contributions, len(chunk)), clip)
+                    scale = scales(squared_norms.masked_fill(refused, 0), clip)
                     clipped += int((scale < 1).sum())
                 for name, part in contributions.items():
                     part.add_to(sums[name], scale)
@@ -214,20 +214,21 @@ def _squared_norms(contributions: Mapping[str, Contribution], n_users: int) -> T
     return torch.stack(parts).sum(dim=0)
 
 
-def _refusals(
+def _examine(
     query: Query, contributions: Mapping[str, Contribution], n_users: int
-) -> tuple[Tensor, Mapping[str, int]]:
-    """Which users of a chunk are refused, [n_users] bool, and how many for which reason."""
+) -> tuple[Tensor, Tensor, Mapping[str, int]]:
+    """A chunk's squared norms and which of its users are refused, both [n_users], and how many for which reason."""
     reasons: dict[int, str] = {}
     if set(contributions) != set(query.tables):
         reason = f"tables {sorted(contributions)} instead of {sorted(query.tables)}"
-        return torch.ones(n_users, dtype=torch.bool), {reason: n_users}
+        return torch.zeros(n_users), torch.ones(n_users, dtype=torch.bool), {reason: n_users}
     for name, part in contributions.items():
         reasons |= part.faults(n_users, query.tables[name])
-    finite = torch.isfinite(_squared_norms(contributions, n_users))
+    squared_norms = _squared_norms(contributions, n_users)
+    finite = torch.isfinite(squared_norms)
     if not finite.all():
         reasons |= dict.fromkeys(torch.nonzero(~finite).flatten().tolist(), "a value that is not finite")
     refused = torch.zeros(n_users, dtype=torch.bool, device=finite.device)
     if reasons:
         refused[list(reasons)] = True
-    return refused, Counter(reasons.values())
+    return squared_norms, refused, Counter(reasons.values())

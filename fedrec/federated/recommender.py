@@ -216,8 +216,14 @@ class _Rounds:
     def restore(self, state: Tensors) -> None:
         """Continue from a checkpoint, nodes included."""
         device = self.federation.device
-        self._state = {name[7:]: tensor.to(device) for name, tensor in state.items() if name.startswith("server/")}
-        self.devices.restore({name[6:]: t.to(device) for name, t in state.items() if name.startswith("users/")})
+        self._state = {
+            name.removeprefix("server/"): tensor.to(device)
+            for name, tensor in state.items()
+            if name.startswith("server/")
+        }
+        self.devices.restore(
+            {name.removeprefix("users/"): t.to(device) for name, t in state.items() if name.startswith("users/")}
+        )
 
     def facts(self) -> Mapping[str, object]:
         """The ledger and the costs so far."""
