@@ -1,0 +1,80 @@
+"""Real numbers as integers modulo 2^32, so that sums can be masked exactly.
+
+A value x becomes the integer nearest to x · 2^f, and negative ones wrap around. A sum of n such words is right as long
+as the true sum lies within ±2^31; the scale is chosen so that it always does, for n answers of at most the stated size.
+What is larger is refused, never wrapped in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.errors import PrivacyError
+
+Words = npt.NDArray[np.uint32]
+"""Integers modulo 2^32."""
+
+_HALF = 2**31
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """The finest power-of-two scale at which a sum of so many answers of such a size cannot overflow.
+
+    Attributes:
+        bound: the largest absolute value of any entry of an answer; a clip C bounds every entry.
+        answers: the most answers that are summed.
+
+    Raises:
+        PrivacyError: if no scale of at least one step per `bound` is left.
+    """
+
+    bound: float
+    answers: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.bound) and self.bound > 0 and self.answers >= 1):
+            raise PrivacyError(f"fixed point: bound = {self.bound}, answers = {self.answers}; both must be above 0")
+        if self.bound * 2.0**self.bits < 1:
+            raise PrivacyError(
+                f"fixed point: 32 bits cannot hold a sum of {self.answers} answers; sum in groups of fewer users"
+            )
+
+    @property
+    def bits(self) -> int:
+        """f, the largest with answers · (bound · 2^f + ½) < 2^31. Rounding moves an entry by half a step."""
+        return math.floor(math.log2(((_HALF - 1) / self.answers - 0.5) / self.bound))
+
+    @property
+    def resolution(self) -> float:
+        """The step between neighbouring values, 2^-f."""
+        return 2.0**-self.bits
+
+    @property
+    def largest_error(self) -> float:
+        """How far an entry of the decoded sum can be from the real one: half a step for each answer."""
+        return self.answers * self.resolution / 2
+
+    def encode(self, values: npt.NDArray[np.float64]) -> Words:
+        """The words of an answer.
+
+        Args:
+            values: float64 of any shape.
+
+        Raises:
+            PrivacyError: if a value is not finite or larger than the bound.
+        """
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest <= self.bound:  # also where it is NaN
+            raise PrivacyError(
+                f"fixed point: an entry of size {largest} and a bound of {self.bound}; clip the answer before encoding"
+            )
+        return np.rint(np.ldexp(values, self.bits)).astype(np.int64).astype(np.uint32)
+
+    def decode(self, total: Words) -> npt.NDArray[np.float64]:
+        """The sum that words modulo 2^32 stand for: float64 of the same shape."""
+        return np.ldexp(total.view(np.int32).astype(np.float64), -self.bits)
