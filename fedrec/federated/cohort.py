@@ -6,8 +6,7 @@ disjoint union trains them all, exactly as PyG batches graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedrec.data.interactions import Interactions
-from fedrec.errors import ConfigError, DataError
+from fedrec.federated.contribution import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,92 +100,19 @@ class State:
 
     Attributes:
         dense: name -> [n, width], a row a user (user vector, optimiser moments).
+        ragged: name -> any number of rows a user (a personal item table); `Rows.owner` is the position in the cohort,
+            and (owner, index) pairs are unique and sorted.
     """
 
     dense: Mapping[str, Tensor] = field(default_factory=dict)
+    ragged: Mapping[str, Rows] = field(default_factory=dict)
+
+    def take(self, users: Tensor) -> State:
+        """The memory of some of the users, [m] int64 ascending positions: the state of `cohort.take(users)`."""
+        return State(
+            {name: values[users] for name, values in self.dense.items()},
+            {name: rows.take(users) for name, rows in self.ragged.items()},
+        )
 
 
 NO_STATE = State()
-
-
-class PrivateMemory:
-    """The private state of a whole population, committed under (round, phase).
-
-    A commit can be taken back once: a query that is asked again under the same (round, phase) starts from the state
-    before it, so that it returns the same answer and steps nothing twice. Asking for an earlier one is refused.
-    """
-
-    def __init__(self, n_users: int) -> None:
-        self.n_users = n_users
-        self.committed = (0, 0)
-        self._dense: dict[str, Tensor] = {}
-        self._known: dict[str, Tensor] = {}
-        self._undo: list[tuple[str, Tensor, Tensor, Tensor]] = []
-
-    @contextmanager
-    def transaction(self, moment: tuple[int, int]) -> Iterator[None]:
-        """A query at (round, phase): all that is written within it is committed, or nothing if it fails.
-
-        Raises:
-            ConfigError: if a later one is committed already.
-        """
-        if moment < self.committed:
-            raise ConfigError(
-                f"round {moment[0]}, phase {moment[1]} was asked for after round {self.committed[0]}, phase "
-                f"{self.committed[1]}; restore the checkpoint of that round first"
-            )
-        if moment == self.committed:
-            self._take_back()
-        self._undo = []
-        self.committed = moment
-        try:
-            yield
-        except BaseException:
-            self._take_back()
-            raise
-
-    def _take_back(self) -> None:
-        for name, users, values, known in reversed(self._undo):
-            self._dense[name][users] = values
-            self._known[name][users] = known
-        self._undo = []
-
-    def read(self, users: Tensor, names: Sequence[str], initial: Callable[[], State]) -> State:
-        """The users' state of some names; where a user has none yet, the initial one ([n, width] for each name)."""
-        stored = all(name in self._dense and bool(self._known[name][users].all()) for name in names)
-        fresh = NO_STATE if stored else initial()
-        return State({name: self._read_one(name, users, fresh.dense.get(name)) for name in names})
-
-    def _read_one(self, name: str, users: Tensor, fresh: Tensor | None) -> Tensor:
-        if fresh is None:
-            return self._dense[name][users]
-        if name not in self._dense:
-            self._dense[name] = fresh.new_zeros(self.n_users, fresh.shape[1])
-            self._known[name] = torch.zeros(self.n_users, dtype=torch.bool, device=fresh.device)
-        if self._dense[name].shape[1] != fresh.shape[1]:
-            raise DataError(
-                f"private state '{name}' has width {self._dense[name].shape[1]} and the query asks for "
-                f"{fresh.shape[1]}; start a new run"
-            )
-        return torch.where(self._known[name][users].unsqueeze(1), self._dense[name][users], fresh)
-
-    def write(self, users: Tensor, state: State) -> None:
-        """Commit the users' new state, [n, width] for each name that `read` was asked for."""
-        for name, values in state.dense.items():
-            self._undo.append((name, users, self._dense[name][users], self._known[name][users]))
-            self._dense[name][users] = values
-            self._known[name][users] = True
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything, for a checkpoint."""
-        saved = {"committed": torch.tensor(self.committed)}
-        for name, values in self._dense.items():
-            saved |= {f"dense/{name}": values, f"known/{name}": self._known[name]}
-        return saved
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Roll back to a checkpoint: the counterpart of `tensors`."""
-        round, phase = tensors["committed"].tolist()
-        self.committed, self._undo = (round, phase), []
-        self._dense = {name[6:]: values.clone() for name, values in tensors.items() if name.startswith("dense/")}
-        self._known = {name[6:]: values.clone() for name, values in tensors.items() if name.startswith("known/")}

@@ -93,6 +93,14 @@ class Rows:
         kept = ~refused[self.owner]
         return Rows(self.owner[kept], self.index[kept], self.value[kept])
 
+    def take(self, users: Tensor) -> Rows:
+        """The rows of some users, [m] int64 ascending positions, who are renumbered in that order."""
+        if not len(users):
+            return Rows(self.owner[:0], self.index[:0], self.value[:0])
+        place = torch.searchsorted(users, self.owner).clamp(max=len(users) - 1)
+        kept = users[place] == self.owner
+        return Rows(place[kept], self.index[kept], self.value[kept])
+
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place."""
         value = self.value.to(total.dtype)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fedrec.components import Config
-from fedrec.federated.cohort import Cohort, Devices, PrivateMemory, State
+from fedrec.federated.cohort import Cohort, Devices, State
 from fedrec.federated.contribution import Contribution
+from fedrec.federated.memory import PrivateMemory
 from fedrec.federated.participation import ParticipationConfig, participants
 from fedrec.federated.query import Query
 from fedrec.privacy import Clip, scales
@@ -149,8 +150,11 @@ class LocalEngine:
                 refusals.update(reasons)
                 if refused.all():
                     continue
+                kept = chunk
                 if refused.any():
                     contributions = {name: part.without(refused) for name, part in contributions.items()}
+                    honest = torch.nonzero(~refused).flatten()
+                    kept, state = chunk[honest], state.take(honest)
                 scale: Tensor | None = None
                 if clip is not None:
                     scale = scales(squared_norms.masked_fill(refused, 0), clip)
@@ -158,9 +162,8 @@ class LocalEngine:
                 for name, part in contributions.items():
                     part.add_to(sums[name], scale)
                     sent += part.bytes()
-                kept = ~refused
-                answered += int(kept.sum())
-                self.memory.write(chunk[kept], State({name: rows[kept] for name, rows in state.dense.items()}))
+                answered += len(kept)
+                self.memory.write(kept, state)
         received = len(users) * sum(tensor.numel() * tensor.element_size() for tensor in query.broadcast.values())
         return Totals(sums, answered, clipped, dict(refusals), sent, received)
 
