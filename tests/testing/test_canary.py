@@ -23,6 +23,7 @@ TRAINED: dict[str, Any] = {"dim": 8, "stopping": {"every": 100, "patience": 0}}
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("popularity", {}),
+    ("ease", {"regularization": 2.0}),
     ("spectral", {"factors": 8}),
     ("spectral", {"factors": 8, "weight": "degree", "linear": 0.3}),
     ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),

@@ -1,7 +1,17 @@
 """The federated methods, one file each."""
 
+from fedrec.federated.methods.ease import EASE, EASEConfig
 from fedrec.federated.methods.ego_lightgcn import EgoLightGCN, EgoLightGCNConfig
 from fedrec.federated.methods.popularity import Popularity, PopularityConfig
 from fedrec.federated.methods.spectral import Spectral, SpectralConfig
 
-__all__ = ["EgoLightGCN", "EgoLightGCNConfig", "Popularity", "PopularityConfig", "Spectral", "SpectralConfig"]
+__all__ = [
+    "EASE",
+    "EASEConfig",
+    "EgoLightGCN",
+    "EgoLightGCNConfig",
+    "Popularity",
+    "PopularityConfig",
+    "Spectral",
+    "SpectralConfig",
+]

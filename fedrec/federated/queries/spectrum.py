@@ -1,7 +1,8 @@
 """Gram and Subspace: what the server needs to find the leading eigenspace of the item graph.
 
 Both are about M = Σ_u c_u c_uᵀ, where c_u is the user's weighted, normalised history: weight_i / √d_u at each of its
-items i. With weights of at most 1, ‖c_u‖ ≤ 1, and so is the norm of either contribution to M.
+items i. With weights of at most 1, ‖c_u‖ ≤ 1, and so is the norm of either contribution to M. Gram may also be
+asked for histories that are normalised less, or not at all.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from fedrec.federated.query import Query, allow
 from fedrec.streams import Streams
 
 
-def history(cohort: Cohort, weight: Tensor) -> Tensor:
-    """The entries of every c_u, [R] in the order of the cohort's items."""
-    scale = cohort.degrees.clamp(min=1).to(weight.dtype).rsqrt()
+def history(cohort: Cohort, weight: Tensor, activity_power: float = 0.5) -> Tensor:
+    """The entries of every c_u, weight_i / d_u^activity_power, [R] in the order of the cohort's items."""
+    scale = cohort.degrees.clamp(min=1).to(weight.dtype).pow(-activity_power)
     return weight[cohort.items] * scale[cohort.owner]
 
 
@@ -30,9 +31,12 @@ class Gram(Query):
 
     Attributes:
         weight: [n_items] weight of each item, public or released before.
+        activity_power: a user's history is divided by its number of items to this power. With weights of 1 the norm of
+            c_u c_uᵀ is d_u^(1 − 2·activity_power): 1 at ½, and d_u at 0, where M counts who has both of two items.
     """
 
     weight: Tensor
+    activity_power: float = 0.5
     symmetric = frozenset({"gram"})
 
     @property
@@ -47,7 +51,7 @@ class Gram(Query):
 
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """The outer product of each user's history with itself."""
-        return {"gram": Outer(cohort.owner, cohort.items, history(cohort, self.weight))}, state
+        return {"gram": Outer(cohort.owner, cohort.items, history(cohort, self.weight, self.activity_power))}, state
 
 
 @allow("subspace")
