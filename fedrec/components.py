@@ -14,12 +14,19 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import pydantic
 
 from fedrec.errors import ConfigError, did_you_mean
+from fedrec.spaces import Space, Value
 
 
 class Config(pydantic.BaseModel):
-    """Parent of every configuration model: frozen, and a key it does not know is an error."""
+    """Parent of every configuration model: frozen, and a key it does not know is an error.
+
+    Attributes:
+        space: what tuning tries unless an experiment says otherwise: spaces by key, "server.rate" for a nested one.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    space: ClassVar[Mapping[str, Space]] = {}
 
 
 class Component(Protocol):
@@ -100,6 +107,49 @@ def build_config(model: type[Config], settings: Mapping[str, Any], place: str) -
         return model.model_validate(dict(settings))
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(model, error, place)) from None
+
+
+def changed(config: Config, settings: Mapping[str, Value], place: str) -> Config:
+    """The configuration with other values of some settings.
+
+    Args:
+        config: the configuration.
+        settings: values by dotted key, "server.rate" for a setting of a nested configuration.
+        place: where the configuration stands, for errors.
+
+    Raises:
+        ConfigError: if there is no such setting, or a value is not allowed.
+    """
+    tables = config.model_dump(mode="json")
+    for dotted, value in settings.items():
+        *parents, key = dotted.split(".")
+        table: Any = tables
+        for parent in parents:
+            table = table.get(parent) if isinstance(table, dict) else None
+        if not isinstance(table, dict) or key not in table:
+            raise ConfigError(f"{place}: no setting '{dotted}'; {did_you_mean(dotted, _dotted(config))}")
+        table[key] = list(value) if isinstance(value, tuple) else value
+    return build_config(type(config), tables, place)
+
+
+def check_spaces(config: Config, spaces: Mapping[str, Space], place: str) -> None:
+    """Make sure that a configuration allows every value of its spaces, as far as one setting at a time can show.
+
+    Raises:
+        ConfigError: naming the key and the value.
+    """
+    for key, space in spaces.items():
+        for value in space.ends():
+            changed(config, {key: value}, place)
+
+
+def _dotted(config: Config) -> list[str]:
+    """The keys of a configuration and of those within it."""
+    keys = []
+    for name in type(config).model_fields:
+        inner = getattr(config, name)
+        keys += [f"{name}.{key}" for key in _dotted(inner)] if isinstance(inner, Config) else [name]
+    return keys
 
 
 def _explain(model: type[Config], error: pydantic.ValidationError, place: str) -> str:

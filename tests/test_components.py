@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import Field
 
-from fedrec.components import Config, Registry, build_config
+from fedrec.components import Config, Registry, build_config, changed, check_spaces
 from fedrec.errors import ConfigError, did_you_mean
+from fedrec.spaces import Integers
 
 
 class Inner(Config):
@@ -49,6 +50,26 @@ def test_configurations_are_frozen_and_finite() -> None:
         Rate(rate=1.0).rate = 2.0  # type: ignore[misc]
     with pytest.raises(ConfigError, match="finite"):
         build_config(Rate, {"rate": float("inf")}, "x")
+
+
+def test_settings_are_changed_by_dotted_key() -> None:
+    before = Settings(width=3)
+    after = changed(before, {"width": 4, "inner.depth": 2}, "x")
+    assert after == Settings(width=4, inner=Inner(depth=2))
+    assert before == Settings(width=3)
+    with pytest.raises(ConfigError, match=r"x: no setting 'inner\.dept'; did you mean 'inner\.depth'\?"):
+        changed(before, {"inner.dept": 2}, "x")
+    with pytest.raises(ConfigError, match=r"x: no setting 'width\.depth'"):
+        changed(before, {"width.depth": 2}, "x")
+    with pytest.raises(ConfigError, match=r"x\.inner\.depth = 0: "):
+        changed(before, {"inner.depth": 0}, "x")
+
+
+def test_a_space_holds_only_what_the_configuration_allows() -> None:
+    assert Settings.space == {}
+    check_spaces(Settings(width=3), {"inner.depth": Integers(1, 3)}, "x")
+    with pytest.raises(ConfigError, match=r"x\.inner\.depth = 0: "):
+        check_spaces(Settings(width=3), {"inner.depth": Integers(0, 3)}, "x")
 
 
 def test_a_registry_finds_kinds_and_imported_classes() -> None:

@@ -19,6 +19,7 @@ from fedrec.recommenders.losses import bpr, sampled_softmax, softmax
 from fedrec.recommenders.recommender import RECOMMENDERS, Disclosure, Tensors, Training, require_finite
 from fedrec.recommenders.sampling import Complement, pairs_of, sample_negatives
 from fedrec.recommenders.trainer import Stopping
+from fedrec.spaces import Choice, Integers, LogUniform, Space
 from fedrec.streams import Streams
 
 
@@ -49,6 +50,14 @@ class LightGCNConfig(Config):
     negatives: int = Field(1, ge=1)
     l2: float = Field(0.0, ge=0)
     stopping: Stopping = Stopping(every=5, patience=8)
+
+    space: ClassVar[Mapping[str, Space]] = {
+        "dim": Choice((32, 64, 128)),
+        "layers": Integers(1, 4),
+        "temperature": LogUniform(0.08, 0.3),
+        "rate": LogUniform(3e-3, 5e-2),
+        "l2": LogUniform(1e-6, 1e-1),
+    }
 
 
 @RECOMMENDERS.register("lightgcn")

@@ -6,6 +6,7 @@ item table changed. The server takes the mean change as a pseudo-gradient. The u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +22,7 @@ from fedrec.federated.server_optimizer import ServerOptimizerConfig, server_step
 from fedrec.privacy import PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
+from fedrec.spaces import Choice, Integers, LogUniform, Space, Uniform
 
 
 class EgoLightGCNConfig(Config):
@@ -53,6 +55,15 @@ class EgoLightGCNConfig(Config):
     clip: float = Field(0.1, gt=0)
     server: ServerOptimizerConfig = ServerOptimizerConfig()
     stopping: Stopping = Stopping()
+
+    space: ClassVar[Mapping[str, Space]] = {
+        "dim": Choice((32, 64, 128)),
+        "local_steps": Choice((1, 2, 4)),
+        "negatives": Integers(1, 8),
+        "activity_power": Uniform(0, 1),
+        "user_rate": LogUniform(0.1, 10),
+        "server.rate": LogUniform(3e-3, 5e-2),
+    }
 
 
 @METHODS.register("ego-lightgcn")

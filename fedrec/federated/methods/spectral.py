@@ -7,6 +7,7 @@ M comes from one Gram release, or V from subspace iteration, which never forms M
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -22,6 +23,7 @@ from fedrec.federated.query import Query
 from fedrec.privacy import PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
+from fedrec.spaces import Choice, Integers, Space, Uniform
 
 
 class SpectralConfig(Config):
@@ -44,6 +46,12 @@ class SpectralConfig(Config):
     linear: float = Field(0.0, ge=0)
     count_clip: float = Field(10.0, gt=0)
     count_share: float = Field(0.2, gt=0, lt=1)
+
+    space: ClassVar[Mapping[str, Space]] = {
+        "factors": Integers(8, 256, log=True),
+        "weight": Choice(("none", "degree")),
+        "linear": Uniform(0, 1),
+    }
 
     @model_validator(mode="after")
     def _linear_needs_gram(self) -> Self:
