@@ -1,8 +1,9 @@
 """Evaluation: exact lists, metrics that say what they are, intervals and paired tests, and the protocol over them."""
 
+from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, Groups, user_groups
-from fedrec.evaluation.metrics import METRICS, Metric, MetricRow, metric_of
-from fedrec.evaluation.protocol import Evaluation, EvaluationConfig, evaluate, make_validator
+from fedrec.evaluation.metrics import METRICS, SAMPLED, Metric, MetricName, MetricRow, metric_of
+from fedrec.evaluation.protocol import Evaluation, evaluate, make_validator
 from fedrec.evaluation.statistics import (
     Comparison,
     GapTest,
@@ -20,6 +21,7 @@ __all__ = [
     "BETWEEN_GROUPS",
     "METRICS",
     "MIN_GROUP",
+    "SAMPLED",
     "Comparison",
     "Csr",
     "Evaluation",
@@ -28,6 +30,7 @@ __all__ = [
     "Groups",
     "Interval",
     "Metric",
+    "MetricName",
     "MetricRow",
     "Scorer",
     "TopK",

@@ -118,15 +118,62 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 """Every metric by name."""
 
 
+SAMPLED = "sampled-99"
+"""What the name of a metric over sampled candidates carries."""
+
+
+@dataclass(frozen=True)
+class MetricName:
+    """A result's name, taken apart: "ndcg@10", "ndcg@10-gap", "auc-gap", "ndcg@10-sampled-99-gap".
+
+    Attributes:
+        metric: what is measured, "ndcg".
+        k: the length of the list; None if it has none.
+        sampled: whether held-out items were ranked among sampled candidates.
+        summary: the function of users' values, "gap"; empty if there is none.
+    """
+
+    metric: str
+    k: int | None = None
+    sampled: bool = False
+    summary: str = ""
+
+    @classmethod
+    def of(cls, name: str) -> MetricName:
+        """Take a name apart; it need not be that of a known metric."""
+        plain, at, rest = name.partition("@")
+        if at:
+            length, _, ending = rest.partition("-")
+        else:
+            length, ending = "", ""
+            known = [other for other in METRICS if plain.startswith(f"{other}-")]
+            if plain not in METRICS and known:
+                plain = max(known, key=len)
+                ending = name.removeprefix(f"{plain}-")
+        sampled = ending == SAMPLED or ending.startswith(f"{SAMPLED}-")
+        summary = ending.removeprefix(SAMPLED).removeprefix("-") if sampled else ending
+        return cls(plain, int(length) if length.isdecimal() else None, sampled, summary)
+
+    @property
+    def candidates(self) -> Literal["all", "sampled-99"]:
+        """What held-out items were ranked among."""
+        return "sampled-99" if self.sampled else "all"
+
+
+def sampled_name(name: str) -> str:
+    """The name of a metric whose candidates are sampled: "ndcg@10-sampled-99"."""
+    return f"{name}-{SAMPLED}"
+
+
 def metric_of(name: str) -> Metric:
-    """The metric of a result's name: "ndcg@10" is ndcg, "ndcg@10-gap" is gap.
+    """The metric of a result's name: "ndcg@10" and "ndcg@10-sampled-99" are ndcg, "ndcg@10-gap" is gap.
 
     Raises:
         ConfigError: if there is no such metric.
     """
-    plain, _, rest = name.partition("@")
-    _, dash, summary = rest.partition("-")
-    found = METRICS.get(summary if dash else plain)
+    parts = MetricName.of(name)
+    sought = parts.summary or parts.metric
+    found = METRICS.get(sought)
     if found is None:
-        raise ConfigError(f"unknown metric '{name}'; {did_you_mean(summary if dash else plain, METRICS)}")
+        raise ConfigError(f"unknown metric '{name}'; {did_you_mean(sought, METRICS)}")
     return found

@@ -1,6 +1,9 @@
 """The protocol: validation while training, and one test at the end.
 
 Full ranking: every item outside a user's training items (and, for test, outside the validation items) is a candidate.
+Sampled candidates, where they are asked for, are 99 of the items outside everything that the user is known to have,
+test items included; validation draws its own, and may draw test items, which it knows nothing of.
+
 The overall mean is over *warm* users: those with a training item and a held-out one. Users without any training item
 are a segment of their own, "cold-users", and enter no mean but its: what a model does for someone it has never seen
 is another question, and their share is a property of the split. A held-out item that nobody trained on stays a relevant
@@ -12,63 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from fedrec.components import Config
 from fedrec.data.interactions import Interactions, Split
 from fedrec.errors import ConfigError, DataError, did_you_mean
 from fedrec.evaluation import diversity
 from fedrec.evaluation.accuracy import ACCURACY, accuracy_at
+from fedrec.evaluation.candidates import draw_candidates, top_k_among, with_relevant
+from fedrec.evaluation.config import Candidates, EvaluationConfig
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, OVER_USERS, Groups, group_means, user_groups
-from fedrec.evaluation.metrics import MetricRow
-from fedrec.evaluation.topk import Csr, Scorer, TopK, top_k
+from fedrec.evaluation.metrics import MetricName, MetricRow, sampled_name
+from fedrec.evaluation.topk import Csr, Scorer, TopK, score_chunks, top_k
 from fedrec.streams import Streams
-
-
-class EvaluationConfig(Config):
-    """What is measured.
-
-    Attributes:
-        k: lengths of the list.
-        metric: accuracy metric and length, "name@k": what validation selects by and what a report shows first.
-        groups: user columns to compare groups by; "auto" is gender, age (in bands) where known, and activity (tercile
-            of the number of training interactions).
-        categories: item column of intra-list diversity, values joined by "|"; "auto" is `genres` where there is one.
-        bootstrap: resamples of an interval.
-    """
-
-    k: tuple[Annotated[int, Field(ge=1)], ...] = (5, 10, 20)
-    metric: str = "ndcg@10"
-    groups: tuple[str, ...] | Literal["auto"] = "auto"
-    categories: str | None = "auto"
-    bootstrap: int = Field(1000, ge=100)
-
-    @field_validator("k")
-    @classmethod
-    def _distinct(cls, k: tuple[int, ...]) -> tuple[int, ...]:
-        if not k or len(set(k)) < len(k):
-            raise ValueError("give at least one length of the list, and each once")
-        return k
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, metric: str, info: ValidationInfo) -> str:
-        name, _, k = metric.partition("@")
-        if name not in ACCURACY:
-            raise ValueError(f"unknown accuracy metric '{name}'; {did_you_mean(name, ACCURACY)}")
-        lengths = info.data.get("k", ())
-        if lengths and k not in map(str, lengths):
-            raise ValueError(f"its k must be one of {', '.join(map(str, lengths))}, as in '{name}@{lengths[-1]}'")
-        return metric
-
-    def require_catalogue(self, n_items: int) -> None:
-        """Raise a ConfigError if a list would be longer than the catalogue; worth asking before training."""
-        if max(self.k) > n_items:
-            raise ConfigError(f"evaluation.k: k = {max(self.k)} exceeds the catalogue of {n_items} items; lower it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +36,8 @@ class Evaluation:
     """What a test found.
 
     Attributes:
-        lists: the top max(k) of every user with a test item, cold ones included.
+        lists: the top max(k) of every user with a test item, cold ones included; among the sampled candidates if no
+            others were asked for.
         users: [n] int64, the warm users among them: those that overall values are means of.
         per_user: by metric ("ndcg@10", "novelty@10"), [n] float64 values of `users`.
         groups: the groupings of `users`, codes in their order.
@@ -119,7 +80,7 @@ class _HeldOut:
     known: tuple[Csr, ...]
     user_keys: Tensor
     item_keys: Tensor
-    ties: Streams
+    streams: Streams
 
     @classmethod
     def of(cls, part: Interactions, train: Interactions, known: Sequence[Interactions], seed: int) -> _HeldOut:
@@ -130,7 +91,18 @@ class _HeldOut:
         csrs = tuple(other.csr for other in known)
         return cls(users, warm, part.csr, csrs, part.users.keys, part.items.keys, Streams(seed))
 
+    def degrees(self, users: Tensor) -> Tensor:
+        """[n] number of held-out items of some users."""
+        return self.relevant[0].diff()[users]
+
+    def candidates(self, users: Tensor, purpose: str) -> Tensor:
+        """The sampled candidates of some users and their held-out items."""
+        outside = (*self.known, self.relevant)
+        drawn = draw_candidates(self.streams, purpose, users, outside, self.user_keys, self.item_keys)
+        return with_relevant(drawn, users, self.relevant)
+
     def rank(self, score: Scorer, users: Tensor, k: int) -> TopK:
+        """The lists among all candidates."""
         return top_k(
             score,
             users,
@@ -138,8 +110,17 @@ class _HeldOut:
             exclude=self.known,
             user_keys=self.user_keys,
             item_keys=self.item_keys,
-            ties=self.ties,
+            ties=self.streams,
         )
+
+    def rank_among(self, score: Scorer, users: Tensor, candidates: Tensor, k: int) -> TopK:
+        """The lists among some candidates of each user."""
+        lists, done = [], 0
+        for some, scores in score_chunks(score, users, len(self.item_keys)):
+            among = candidates[done : done + len(some)]
+            lists.append(top_k_among(scores, among, k, self.user_keys[some], self.item_keys, self.streams))
+            done += len(some)
+        return TopK(users, torch.cat([items for _, items in lists]), torch.cat([values for values, _ in lists]))
 
 
 def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Callable[[Scorer], float] | None:
@@ -159,26 +140,29 @@ def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Callabl
         return None
     held_out = _HeldOut.of(split.valid, split.train, (split.train,), seed)
     users = held_out.users[held_out.warm]
-    relevant = _degrees(held_out.relevant)[users]
-    name, _, k = config.metric.partition("@")
+    relevant = held_out.degrees(users)
+    name = MetricName.of(config.metric)
+    k = name.k or max(config.k)
+    among = held_out.candidates(users, "candidates/valid") if name.sampled else None
 
     def validate(score: Scorer) -> float:
-        lists = held_out.rank(score, users, int(k))
-        return float(ACCURACY[name](lists.hits(held_out.relevant), relevant).mean())
+        lists = held_out.rank(score, users, k) if among is None else held_out.rank_among(score, users, among, k)
+        return float(ACCURACY[name.metric](lists.hits(held_out.relevant), relevant).mean())
 
     return validate
 
 
 def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -> Evaluation:
-    """Rank the whole catalogue for every user with a test item, and measure accuracy, diversity and fairness.
+    """Rank items for every user with a test item, and measure accuracy, diversity and fairness.
 
-    Coverage and the other list-level metrics are over the lists of warm users, as every overall value is.
+    Coverage and the other list-level metrics are over the lists of warm users, as every overall value is. Sampled
+    candidates give accuracy and its fairness only: lists that hold what a lottery let in show no diversity.
 
     Args:
         score: the fitted model's scores.
         split: candidates leave out `train` and `valid`; `test` is what is relevant.
         config: what is measured.
-        seed: of the run; it orders ties.
+        seed: of the run; it orders ties and draws candidates.
 
     Raises:
         ConfigError: if k exceeds the catalogue, or a column does not exist.
@@ -190,16 +174,19 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
     of_all = user_groups(split.train, None if config.groups == "auto" else config.groups)
     categories = _categories(split.train, config.categories)
 
-    lists = test.rank(score, test.users, max(config.k))
-    hits, relevant = lists.hits(test.relevant), _degrees(test.relevant)[test.users]
-    users, items, warm = test.users[test.warm], lists.items[test.warm], test.warm
-    accuracy = accuracy_at(hits[warm], relevant[warm], config.k)
+    ranked = {among: _ranked(score, test, among, max(config.k)) for among in config.candidates}
+    users, warm, relevant = test.users[test.warm], test.warm, test.degrees(test.users)
+    accuracy = _accuracy(ranked, test.relevant, relevant, warm, config.k)
     popularity = torch.from_numpy(split.train.item_degrees)
-    per_user = accuracy | _per_list(items, popularity, categories, config.k)
+    per_user, together = dict(accuracy), []
+    if "all" in ranked:
+        items = ranked["all"].items[warm]
+        per_user |= _per_list(items, popularity, categories, config.k)
+        together = list(_all_lists(items, popularity, _mean_popularity(split.train, popularity)[users], config.k))
     rows = [
         *_counts("", relevant[warm]),
         *_means("", per_user),
-        *_all_lists(items, popularity, _mean_popularity(split.train, popularity)[users], config.k),
+        *together,
         *(
             MetricRow(f"{metric}-{name}", "", of(v))
             for metric, v in accuracy.items()
@@ -209,16 +196,34 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
     groups = tuple(replace(grouping, codes=grouping.codes[users]) for grouping in of_all)
     for grouping in groups:
         rows += _by_group(accuracy, grouping)
-    rows += _segment("cold-users", hits[~warm], relevant[~warm], config.k)
     cold = split.test.take(split.train.item_degrees[split.test.item] == 0).csr
-    cold_relevant = _degrees(cold)[test.users]
-    has = (cold_relevant > 0) & warm
-    rows += _segment("cold-items", lists.hits(cold)[has], cold_relevant[has], config.k)
+    cold_relevant = cold[0].diff()[test.users]
+    for segment, of, counts, members in (
+        ("cold-users", test.relevant, relevant, ~warm),
+        ("cold-items", cold, cold_relevant, (cold_relevant > 0) & warm),
+    ):
+        if members.any():
+            rows += [*_counts(segment, counts[members])]
+            rows += [*_means(segment, _accuracy(ranked, of, counts, members, config.k))]
+    lists = ranked.get("all", ranked[config.candidates[0]])
     return Evaluation(lists, users, per_user, groups, tuple(rows))
 
 
-def _degrees(csr: Csr) -> Tensor:
-    return csr[0].diff()
+def _ranked(score: Scorer, test: _HeldOut, among: Candidates, k: int) -> TopK:
+    if among == "all":
+        return test.rank(score, test.users, k)
+    return test.rank_among(score, test.users, test.candidates(test.users, "candidates/test"), k)
+
+
+def _accuracy(
+    ranked: Mapping[Candidates, TopK], relevant: Csr, counts: Tensor, members: Tensor, ks: Sequence[int]
+) -> dict[str, Tensor]:
+    """Every accuracy metric of some of the users, by name."""
+    values: dict[str, Tensor] = {}
+    for among, lists in ranked.items():
+        of_lists = accuracy_at(lists.hits(relevant)[members], counts[members], ks)
+        values |= of_lists if among == "all" else {sampled_name(name): value for name, value in of_lists.items()}
+    return values
 
 
 def _categories(train: Interactions, column: str | None) -> Tensor | None:
@@ -279,9 +284,3 @@ def _by_group(values: Mapping[str, Tensor], grouping: Groups) -> Iterator[Metric
             yield from (
                 MetricRow(f"{metric}-{name}", grouping.name, of(compared)) for name, of in BETWEEN_GROUPS.items()
             )
-
-
-def _segment(name: str, hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> Iterator[MetricRow]:
-    if len(relevant):
-        yield from _counts(name, relevant)
-        yield from _means(name, accuracy_at(hits, relevant, ks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,14 +103,34 @@ def top_k(
         )
     items = torch.empty((len(users), k), dtype=torch.int64)
     scores = torch.empty((len(users), k), dtype=torch.float64)
-    step = chunk or max(1, SCORES_PER_CHUNK // n_items)
-    with torch.no_grad():
-        for start in range(0, len(users), step):
-            some = users[start : start + step]
-            candidates = _candidates(_checked(score(some), len(some), n_items), some, exclude)
-            best = _ranked(candidates, k, user_keys[some], item_keys, ties)
-            scores[start : start + step], items[start : start + step] = best
+    done = 0
+    for some, of_some in score_chunks(score, users, n_items, chunk):
+        rows = slice(done, done + len(some))
+        scores[rows], items[rows] = _ranked(_candidates(of_some, some, exclude), k, user_keys[some], item_keys, ties)
+        done += len(some)
     return TopK(users, items, scores)
+
+
+def score_chunks(
+    score: Scorer, users: Tensor, n_items: int, chunk: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some users at a time, and their finite scores of every item.
+
+    Args:
+        score: scores of every item, in a floating-point type.
+        users: [n] int64 user codes.
+        n_items: size of the catalogue.
+        chunk: users scored at a time; by default as many as make `SCORES_PER_CHUNK` scores.
+
+    Raises:
+        ModelError: if a score is NaN or infinite, or the scores have the wrong shape.
+    """
+    step = chunk or max(1, SCORES_PER_CHUNK // n_items)
+    for start in range(0, len(users), step):
+        some = users[start : start + step]
+        with torch.no_grad():
+            scores = _checked(score(some), len(some), n_items)
+        yield some, scores.detach()
 
 
 def _checked(scores: Tensor, n_users: int, n_items: int) -> Tensor:

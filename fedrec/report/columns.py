@@ -123,7 +123,7 @@ _DIVERSITY = ("coverage", "gini", "novelty", "intra-list-diversity")
 
 def _accuracy(results: Results) -> Iterator[Column]:
     shown: list[Column] = []
-    for name in dict.fromkeys([results.headline, f"recall{results.length}", f"hit-rate{results.length}"]):
+    for name in dict.fromkeys([results.headline, *map(results.beside_headline, ("recall", "hit-rate"))]):
         column = metric_column(results, name)
         # With one held-out item a user, recall and hit rate are the same number, and are shown once.
         if all(column.cells != other.cells for other in shown):

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from fedrec.errors import RunError
-from fedrec.evaluation import BETWEEN_GROUPS, MIN_GROUP
+from fedrec.evaluation import BETWEEN_GROUPS, MIN_GROUP, SAMPLED, MetricName
 
 _METRICS = {"arm": str, "seed": int, "split": str, "metric": str, "group": str, "value": float}
 _HISTORY = {"arm": str, "seed": int, "round": int, "name": str, "value": float, "disclosure": str}
@@ -65,8 +65,13 @@ class Results:
 
     @property
     def length(self) -> str:
-        """The length of the lists that the headline metric looks at, "@10"; the other metrics are shown at it too."""
-        return "@" + self.headline.partition("@")[2]
+        """The length of the lists that the headline metric looks at, "@10"; other metrics are shown at it too."""
+        return f"@{MetricName.of(self.headline).k}"
+
+    def beside_headline(self, name: str) -> str:
+        """The name of another accuracy metric at the same length, over the same candidates."""
+        found = f"{name}{self.length}"
+        return f"{found}-{SAMPLED}" if MetricName.of(self.headline).sampled else found
 
     @cached_property
     def scores(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrec.errors import ConfigError
-from fedrec.evaluation import Metric, metric_of
+from fedrec.evaluation import Metric, MetricName, metric_of
 
 _NAMES = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "intra-list-diversity": "Intra-list diversity"}
 _ARROWS = {"+": "↑", "-": "↓", "·": ""}
@@ -23,11 +23,11 @@ def known_metric(name: str) -> Metric | None:
 
 
 def title(name: str) -> str:
-    """A metric's name as a heading: "NDCG@10", "Hit rate@10", "Worst group, NDCG@10"."""
-    plain, at, rest = name.partition("@")
-    length, _, summary = rest.partition("-")
-    said = _NAMES.get(plain, _sentence(plain)) + at + length
-    return f"{_sentence(summary)}, {said}" if summary else said
+    """A metric's name as a heading: "NDCG@10", "Hit rate@10", "NDCG@10 of 99 sampled", "Worst group, NDCG@10"."""
+    parts = MetricName.of(name)
+    said = _NAMES.get(parts.metric, _sentence(parts.metric)) + (f"@{parts.k}" if parts.k is not None else "")
+    said += " of 99 sampled" if parts.sampled else ""
+    return f"{_sentence(parts.summary)}, {said}" if parts.summary else said
 
 
 def _sentence(name: str) -> str:

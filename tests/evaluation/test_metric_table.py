@@ -36,13 +36,15 @@ def test_smaller_is_better_for_inequality_alone() -> None:
         ("ndcg@10-gap", "gap"),
         ("hit-rate@5-worst-group", "worst-group"),
         ("users", "users"),
+        ("ndcg@10-sampled-99", "ndcg"),
+        ("ndcg@10-sampled-99-worst-group", "worst-group"),
     ],
 )
 def test_a_row_leads_to_its_metric(row: str, name: str) -> None:
     assert metric_of(row) is METRICS[name]
 
 
-@pytest.mark.parametrize(("row", "near"), [("ncdg@10", "ndcg"), ("ndcg@10-gab", "gap")])
+@pytest.mark.parametrize(("row", "near"), [("ncdg@10", "ndcg"), ("ndcg@10-gab", "gap"), ("ndgc@10-sampled-99", "ndcg")])
 def test_an_unknown_row_names_the_nearest(row: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
         metric_of(row)

@@ -15,6 +15,8 @@ from fedrec.report import wording
         ("intra-list-diversity@10", "Intra-list diversity@10"),
         ("ndcg@10-worst-group", "Worst group, NDCG@10"),
         ("my-own", "My own"),
+        ("ndcg@10-sampled-99", "NDCG@10 of 99 sampled"),
+        ("ndcg@10-sampled-99-gap", "Gap, NDCG@10 of 99 sampled"),
     ],
 )
 def test_title(name: str, title: str) -> None:
