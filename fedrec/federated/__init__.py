@@ -1,11 +1,13 @@
 """Federated computation as sum queries: what is asked, who answers, who adds up, and the methods built on it."""
 
 from fedrec.federated import methods  # fills METHODS and QUERIES
-from fedrec.federated.cohort import Cohort, Devices, State
+from fedrec.federated.answers import Answer
+from fedrec.federated.cohort import Cohort, Devices, HeldOut, State
 from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Totals
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
-from fedrec.federated.participation import ParticipationConfig, PopulationConfig
+from fedrec.federated.participation import ParticipationConfig
+from fedrec.federated.population import PopulationConfig
 from fedrec.federated.private_engine import PrivateEngine
 from fedrec.federated.query import QUERIES, Query, allow, build_query
 from fedrec.federated.recommender import Communication, FederatedRecommender
@@ -13,6 +15,7 @@ from fedrec.federated.recommender import Communication, FederatedRecommender
 __all__ = [
     "METHODS",
     "QUERIES",
+    "Answer",
     "Ask",
     "Cohort",
     "Communication",
@@ -23,6 +26,7 @@ __all__ = [
     "FederatedMethod",
     "FederatedRecommender",
     "Federation",
+    "HeldOut",
     "LocalEngine",
     "Outer",
     "ParticipationConfig",

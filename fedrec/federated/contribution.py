@@ -101,6 +101,19 @@ class Rows:
         kept = users[place] == self.owner
         return Rows(place[kept], self.index[kept], self.value[kept])
 
+    def by_client(self, client: Tensor, n_rows: int) -> Rows:
+        """What clients of several users answer: the sum of their users' rows.
+
+        Args:
+            client: [n_users] int64 client of each user, ascending; it becomes the owner.
+            n_rows: rows of the table.
+        """
+        return Rows.coalesce(client[self.owner], self.index, self.value, n_rows)
+
+    def scaled(self, scale: Tensor) -> Rows:
+        """Each contribution times its user's scale, [n_users]."""
+        return Rows(self.owner, self.index, self.value * scale.to(self.value.dtype)[self.owner].unsqueeze(1))
+
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place."""
         value = self.value.to(total.dtype)
@@ -139,6 +152,29 @@ class Outer:
         """The contributions of the users that are not refused ([n_users] bool)."""
         kept = ~refused[self.owner]
         return Outer(self.owner[kept], self.index[kept], self.value[kept])
+
+    def by_client(self, client: Tensor, n_rows: int) -> Rows:
+        """What clients of several users answer: the sum of their users' outer products, which is none itself.
+
+        Args:
+            client: [n_users] int64 client of each user, ascending; it becomes the owner.
+            n_rows: rows of the square table.
+        """
+        parts = []
+        for one in torch.unique(client[self.owner]).tolist():
+            mine = client[self.owner] == one
+            user = torch.unique_consecutive(self.owner[mine], return_inverse=True)[1]
+            vectors = self.value.new_zeros(int(user[-1]) + 1, n_rows)
+            vectors[user, self.index[mine]] = self.value[mine]
+            touched = torch.unique(self.index[mine])
+            parts.append(Rows(torch.full_like(touched, one), touched, vectors.T[touched] @ vectors))
+        if not parts:
+            return Rows(self.owner, self.index, self.value.new_zeros(0, n_rows))
+        return Rows(*(torch.cat([getattr(part, name) for part in parts]) for name in ("owner", "index", "value")))
+
+    def scaled(self, scale: Tensor) -> Outer:
+        """Each contribution times its user's scale, [n_users] ≥ 0."""
+        return Outer(self.owner, self.index, self.value * scale.to(self.value.dtype).sqrt()[self.owner])
 
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add Σ_u scale_u c_u c_uᵀ to the table, in place."""

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from fedrec.components import Config
+from fedrec.errors import ConfigError, DataError
+from fedrec.federated.answers import MISFIT, Answer, Examined, examine, refuse_all, told_apart
 from fedrec.federated.cohort import Cohort, Devices, State
-from fedrec.federated.contribution import Contribution
+from fedrec.federated.late import Late, Pending
 from fedrec.federated.memory import PrivateMemory
-from fedrec.federated.participation import ParticipationConfig, participants
+from fedrec.federated.participation import Participants, ParticipationConfig, participants
 from fedrec.federated.query import Query
 from fedrec.privacy import Clip, scales
 from fedrec.streams import Streams
@@ -49,14 +51,16 @@ class EngineConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """What a sum query returns, and what its round cost.
+    """What a sum query returns, and what it cost. A client of several users counts as all of them.
 
     Attributes:
         sums: name -> [rows, width], the summed contributions.
-        answered: users whose contribution is in the sums.
+        answered: users of this round whose contribution is in the sums.
         clipped: users whose contribution was scaled down.
         refused: reason -> number of users left out for it.
-        bytes_up, bytes_down: sent by and to all participants together.
+        bytes_up, bytes_down: sent by and to all participants together, see `Broadcasts`.
+        delayed: users whose answer to this query comes late, and is not in the sums.
+        late: users whose late answer to an earlier round is in the sums.
         noised: whether the sums are private releases; a method then sees no other number.
     """
 
@@ -66,15 +70,9 @@ class Totals:
     refused: Mapping[str, int] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
+    delayed: int = 0
+    late: int = 0
     noised: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """One user's contribution, for methods, attacks and defences that need single answers."""
-
-    user: int
-    contributions: Mapping[str, Contribution]
 
 
 class Engine(Protocol):
@@ -86,13 +84,48 @@ class Engine(Protocol):
 
     @property
     def expected(self) -> float:
-        """q|U|, the expected number of participants, which sums are divided by."""
+        """q|U|, the expected number of users who take part, which sums are divided by."""
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The sum of the participants' contributions, each scaled to the clip."""
 
-    def answers(self, query: Query, *, round: int, phase: int = 0) -> Iterator[Answer]:
-        """The participants' single contributions, refused where a guarantee promises sums only."""
+    def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
+        """The participants' single answers, refused where a guarantee promises sums only."""
+
+
+@dataclass(eq=False)
+class _Tally:
+    """A sum while it is being added up."""
+
+    sums: dict[str, Tensor]
+    answered: int = 0
+    clipped: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+
+
+class Broadcasts:
+    """What a client has to download in one round.
+
+    The whole of every tensor: a client that fetched only the rows it needs would tell the server its history. But each
+    tensor once a round: what an earlier query of the round brought is not sent again. A tensor is known by its values.
+    """
+
+    def __init__(self) -> None:
+        self._round = 0
+        self._sent: list[Tensor] = []
+
+    def bytes(self, query: Query, round: int) -> int:
+        """What a query adds to the download of one client."""
+        if round != self._round:
+            self._round, self._sent = round, []
+        new = [tensor for tensor in query.broadcast.values() if not any(_same(tensor, old) for old in self._sent)]
+        self._sent += new
+        return sum(tensor.numel() * tensor.element_size() for tensor in new)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
 
 
 class LocalEngine:
@@ -120,60 +153,71 @@ class LocalEngine:
         self.streams = streams
         self.participation = participation or ParticipationConfig()
         self.memory = PrivateMemory(len(devices))
+        self._pending = Pending()
+        self._broadcasts = Broadcasts()
         self._sample = sample or streams
         self._chunk_bytes = chunk_bytes
-        self._drawn: tuple[int, Tensor] | None = None
+        self._drawn: tuple[int, Participants] | None = None
 
     @property
     def expected(self) -> float:
         """q|U|."""
-        return self.participation.rate * len(self.devices)
+        return self.participation.expected_share(len(self.devices.client_keys)) * len(self.devices)
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
-        """The sum of the participants' contributions, each scaled to the clip.
+        """The sum of the participants' contributions, each client's scaled to the clip.
 
-        A user whose answer breaks the query's contract is refused and counted, keeps its private state, and the round
+        A client whose answer breaks the query's contract is refused and counted, keeps its private state, and the round
         goes on without it. A query asked again under the same (round, phase) returns the same sum. Under a clip sums
         are in double precision, whatever the query's: rounding in single can add to a user's influence.
         """
-        dtype = query.dtype if clip is None else torch.float64
-        sums = {
-            name: torch.zeros(shape, dtype=dtype, device=self.devices.items.device)
-            for name, shape in query.tables.items()
-        }
-        answered, clipped, sent, refusals = 0, 0, 0, Counter[str]()
-        users = self._participants(round)
+        drawn = self._participants(query, round)
+        arrived = self._pending.arriving(query, (round, phase))
         with self.memory.transaction((round, phase)):
-            for chunk in self._chunks(users, query.bytes_per_interaction):
-                contributions, state = self._ask(chunk, query, round)
-                squared_norms, refused, reasons = _examine(query, contributions, len(chunk))
-                refusals.update(reasons)
-                if refused.all():
-                    continue
-                kept = chunk
-                if refused.any():
-                    contributions = {name: part.without(refused) for name, part in contributions.items()}
-                    honest = torch.nonzero(~refused).flatten()
-                    kept, state = chunk[honest], state.take(honest)
-                scale: Tensor | None = None
-                if clip is not None:
-                    scale = scales(squared_norms.masked_fill(refused, 0), clip)
-                    clipped += int((scale < 1).sum())
-                for name, part in contributions.items():
-                    part.add_to(sums[name], scale)
-                    sent += part.bytes()
-                answered += len(kept)
-                self.memory.write(kept, state)
-        received = len(users) * sum(tensor.numel() * tensor.element_size() for tensor in query.broadcast.values())
-        return Totals(sums, answered, clipped, dict(refusals), sent, received)
+            tally = self._fold(drawn.on_time, query, round, clip)
+            behind = self._fold(drawn.late, query, round, clip) if len(drawn.late) else _Tally({})
+        if self.participation.late == "fold" and len(drawn.late):
+            late = Late(query.kind, behind.sums, behind.answered)
+            self._pending.send((round + self.participation.delay, phase), late)
+        if arrived is not None:
+            for name, total in tally.sums.items():
+                total += arrived.sums[name]
+        return Totals(
+            tally.sums,
+            answered=tally.answered,
+            clipped=tally.clipped + behind.clipped,
+            refused=dict(tally.refused + behind.refused),
+            bytes_up=tally.sent + behind.sent,
+            bytes_down=drawn.drawn * self._broadcasts.bytes(query, round),
+            delayed=behind.answered,
+            late=0 if arrived is None else arrived.answered,
+        )
 
-    def answers(self, query: Query, *, round: int, phase: int = 0) -> Iterator[Answer]:
-        """Each participant's contribution, one user at a time. Stopping before the last takes the query back."""
+    def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
+        """Each client's answer, one at a time, scaled to the clip. Stopping before the last takes the query back.
+
+        Refused answers are among them, without a contribution; those that come late are not.
+
+        Raises:
+            ConfigError: if late answers are to be folded into a later sum, of which single answers know nothing.
+        """
+        if self.participation.late == "fold" and self.participation.straggler > 0:
+            raise ConfigError(
+                f"query '{query.kind}' asks for single answers, and participation.late = 'fold' adds late ones to a "
+                "later sum; set late = 'discard'"
+            )
+        drawn = self._participants(query, round)
         with self.memory.transaction((round, phase)):
-            for user in self._participants(round):
-                contributions, state = self._ask(user.view(1), query, round)
-                self.memory.write(user.view(1), state)
-                yield Answer(int(user), contributions)
+            for users in self._chunks(drawn.on_time, None):
+                for asked, found, state in self._asked(users, query, round):
+                    self.memory.write(asked[found.users], state)
+                    if clip is None:
+                        contributions = found.contributions
+                    else:
+                        scale = scales(found.squared_norms, clip)
+                        contributions = {name: part.scaled(scale) for name, part in found.contributions.items()}
+                    yield Answer(int(asked[0]), contributions, refused=next(iter(found.refused), ""))
+            self._fold(drawn.late, query, round, clip)  # for their private state alone
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """What some users' devices hold, for computations that stay on them (scoring): nothing of it is released."""
@@ -181,57 +225,80 @@ class LocalEngine:
         return cohort, self._remember(users, cohort, query)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The users' private state, for a checkpoint."""
-        return self.memory.tensors()
+        """The users' private state and the answers on their way, for a checkpoint."""
+        return self.memory.tensors() | self._pending.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Roll the users back to a checkpoint."""
-        self.memory.restore(tensors)
+        self.memory.restore({name: tensor for name, tensor in tensors.items() if not name.startswith("late/")})
+        self._pending.restore(tensors)
 
-    def _participants(self, round: int) -> Tensor:
+    def _participants(self, query: Query, round: int) -> Participants:
+        """The round's draw."""
+        if query.everyone:
+            everyone = torch.arange(len(self.devices.client_keys), device=self.devices.keys.device)
+            return Participants(len(everyone), everyone, everyone[:0])
         if self._drawn is None or self._drawn[0] != round:
-            self._drawn = (round, participants(self.participation, self.devices.keys, self._sample.at(round)))
+            drawn = participants(self.participation, self.devices.client_keys, self._sample.at(round))
+            self._drawn = (round, drawn)
         return self._drawn[1]
 
-    def _ask(self, users: Tensor, query: Query, round: int) -> tuple[Mapping[str, Contribution], State]:
-        """The users' contributions and new private state."""
-        cohort = self.devices.cohort(users)
-        return query.contribute(cohort, self._remember(users, cohort, query), self.streams.at(round))
+    def _fold(self, clients: Tensor, query: Query, round: int, clip: Clip | None) -> _Tally:
+        """Ask some clients, chunk by chunk, and add up what they answer."""
+        dtype, device = query.dtype if clip is None else torch.float64, self.devices.items.device
+        tally = _Tally({name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in query.tables.items()})
+        for chunk in self._chunks(clients, query.bytes_per_interaction):
+            for users, found, state in self._asked(chunk, query, round):
+                tally.refused.update(found.refused)
+                scale: Tensor | None = None
+                if clip is not None:
+                    scale = scales(found.squared_norms, clip)
+                    tally.clipped += int(found.sizes[scale < 1].sum())
+                for name, part in found.contributions.items():
+                    part.add_to(tally.sums[name], scale)
+                    tally.sent += part.bytes()
+                tally.answered += len(found.users)
+                self.memory.write(users[found.users], state)
+        return tally
+
+    def _asked(self, users: Tensor, query: Query, round: int) -> Iterator[tuple[Tensor, Examined, State]]:
+        """The users of whole clients, what they answer, and the new state of those who are not refused.
+
+        Where one client's fault keeps the answers from being told apart, each client is asked by itself.
+        """
+        cohort = self.devices.cohort(users, query.held_out)
+        state = self._remember(users, cohort, query)
+        contributions, state = query.contribute(cohort, state, self.streams.at(round))
+        try:
+            found = examine(query, cohort, contributions)
+        except DataError:
+            if cohort.n_clients > 1:
+                for own in told_apart(cohort):
+                    yield from self._asked(users[own], query, round)
+                return
+            found = refuse_all(cohort, MISFIT)
+        yield users, found, state if len(found.users) == len(users) else state.take(found.users)
 
     def _remember(self, users: Tensor, cohort: Cohort, query: Query) -> State:
         return self.memory.read(users, query.private, lambda: query.initial(cohort, self.streams.at(0)))
 
-    def _chunks(self, users: Tensor, bytes_per_interaction: int) -> list[Tensor]:
-        """Consecutive users whose interactions together fill the chunk's memory, at least one user each."""
-        if not len(users):
+    def _chunks(self, clients: Tensor, bytes_per_interaction: int | None) -> list[Tensor]:
+        """Users of consecutive clients whose interactions together fill the chunk's memory, at least one client each.
+
+        None makes a chunk of every client.
+        """
+        if not len(clients):
             return []
+        users = self.devices.members(clients)
         degrees = self.devices.indptr[users + 1] - self.devices.indptr[users]
-        budget = max(1, self._chunk_bytes // bytes_per_interaction)
-        label = torch.cumsum(degrees + 1, dim=0) // budget
-        sizes: list[int] = torch.unique_consecutive(label, return_counts=True)[1].tolist()
-        return list(torch.split(users, sizes))
-
-
-def _squared_norms(contributions: Mapping[str, Contribution], n_users: int) -> Tensor:
-    parts = [part.squared_norms(n_users) for part in contributions.values()]
-    return torch.stack(parts).sum(dim=0)
-
-
-def _examine(
-    query: Query, contributions: Mapping[str, Contribution], n_users: int
-) -> tuple[Tensor, Tensor, Mapping[str, int]]:
-    """A chunk's squared norms and which of its users are refused, both [n_users], and how many for which reason."""
-    reasons: dict[int, str] = {}
-    if set(contributions) != set(query.tables):
-        reason = f"tables {sorted(contributions)} instead of {sorted(query.tables)}"
-        return torch.zeros(n_users), torch.ones(n_users, dtype=torch.bool), {reason: n_users}
-    for name, part in contributions.items():
-        reasons |= part.faults(n_users, query.tables[name])
-    squared_norms = _squared_norms(contributions, n_users)
-    finite = torch.isfinite(squared_norms)
-    if not finite.all():
-        reasons |= dict.fromkeys(torch.nonzero(~finite).flatten().tolist(), "a value that is not finite")
-    refused = torch.zeros(n_users, dtype=torch.bool, device=finite.device)
-    if reasons:
-        refused[list(reasons)] = True
-    return squared_norms, refused, Counter(reasons.values())
+        if bytes_per_interaction is None:
+            label = torch.arange(len(users), device=users.device)
+        else:
+            label = torch.cumsum(degrees + 1, dim=0) // max(1, self._chunk_bytes // bytes_per_interaction)
+        if self.devices.silo is not None:  # the whole silo goes where its first user goes
+            _, client, sizes = torch.unique_consecutive(
+                self.devices.silo[users], return_inverse=True, return_counts=True
+            )
+            label = label[sizes.cumsum(0) - sizes][client]
+        sizes = torch.unique_consecutive(label, return_counts=True)[1]
+        return list(torch.split(users, sizes.tolist()))

@@ -78,7 +78,7 @@ class Ask:
                 f"round {self.round}: {refused} of {refused + totals.answered} answers to '{query.kind}' were refused "
                 f"({', '.join(totals.refused)}); training diverged: lower the rate"
             )
-        if totals.answered == 0:
+        if totals.answered + totals.late == 0:
             raise NobodyAnswered
         return totals
 

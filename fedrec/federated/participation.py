@@ -1,12 +1,14 @@
-"""Who takes part in a round, and who of them answers.
+"""Who takes part in a round, who of them answers, and who answers late.
 
-Participation is drawn once a round, by Poisson sampling: each user independently with probability q, from a stream of
-its own, so that a device can decide alone. The accountants assume it. Some who take part drop out before answering; a
-sum is still divided by the expected number q|U|, never by the number seen.
+Participation is drawn once a round. By Poisson sampling each client takes part independently with probability q, from
+a stream of its own, so that a device can decide alone; the accountants assume it. Samples of a fixed size are offered
+for comparison with papers and amplify nothing. A sum is divided by the expected number of users, never by the number
+seen.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,37 +23,73 @@ class ParticipationConfig(Config):
     """How a round's participants are drawn.
 
     Attributes:
-        sampling: "poisson", each user independently.
-        rate: q, the probability that a user takes part in a round.
-        dropout: probability that a participant is lost before answering.
+        sampling: "poisson", each client independently; or "fixed", round(q n) of the n clients, at least one, without
+            replacement. No guarantee of privacy covers fixed samples.
+        rate: q, the probability that a client takes part in a round.
+        dropout: probability that a participant is lost: it downloads what is asked, and neither answers nor steps.
+        straggler: probability that one that is not lost answers late.
+        delay: rounds by which a late answer is late.
+        late: what becomes of a late answer. The device has trained on what it was sent `delay` rounds ago and has
+            stepped its private state. "discard" drops the answer; "fold" adds it to the sum of the same query (same
+            kind, phase and tables) of the round that it arrives in, as it is. One that finds no such query, or arrives
+            after the last round, is lost.
     """
 
-    sampling: Literal["poisson"] = "poisson"
+    sampling: Literal["poisson", "fixed"] = "poisson"
     rate: float = Field(1.0, gt=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    straggler: float = Field(0.0, ge=0, lt=1)
+    delay: int = Field(1, ge=1)
+    late: Literal["discard", "fold"] = "discard"
+
+    def expected_share(self, n_clients: int) -> float:
+        """The expected share of clients that are drawn."""
+        return _fixed_size(self.rate, n_clients) / max(1, n_clients) if self.sampling == "fixed" else self.rate
 
 
-class PopulationConfig(Config):
-    """What a client is.
+@dataclass(frozen=True, eq=False)
+class Participants:
+    """The outcome of one round's draw. All are positions of clients, ascending.
 
     Attributes:
-        kind: "users", one user a client.
+        drawn: how many take part, lost ones included: they all download what is asked.
+        on_time: [m] those who answer in time.
+        late: [l] those whose answer comes late.
     """
 
-    kind: Literal["users"] = "users"
+    drawn: int
+    on_time: Tensor
+    late: Tensor
 
 
-def participants(config: ParticipationConfig, keys: Tensor, streams: Streams) -> Tensor:
-    """Positions of the users who take part and answer, ascending.
+def participants(config: ParticipationConfig, keys: Tensor, streams: Streams) -> Participants:
+    """Draw a round's participants: a pure function of the settings, the clients' keys, the seed and the round.
 
     Args:
-        config: rate and dropout.
-        keys: [U] int64 stream keys of the population.
+        config: how they are drawn.
+        keys: [C] int64 stream keys of the clients.
         streams: at the round of the draw.
     """
-    answering = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
-    if config.rate < 1:
-        answering &= streams.uniform("participation", keys) < config.rate
+    drawn = _drawn(config, keys, streams)
+    lost, late = torch.zeros_like(drawn), torch.zeros_like(drawn)
     if config.dropout > 0:
-        answering &= streams.uniform("dropout", keys) >= config.dropout
-    return torch.nonzero(answering).flatten()
+        lost = streams.uniform("dropout", keys) < config.dropout
+    if config.straggler > 0:
+        late = streams.uniform("straggler", keys) < config.straggler
+    answering = drawn & ~lost
+    on_time, behind = (torch.nonzero(mask).flatten() for mask in (answering & ~late, answering & late))
+    return Participants(int(drawn.sum()), on_time, behind)
+
+
+def _drawn(config: ParticipationConfig, keys: Tensor, streams: Streams) -> Tensor:
+    """[C] bool, who takes part."""
+    if config.sampling == "fixed":
+        words = streams.words("participation", keys)
+        return words.argsort().argsort() < _fixed_size(config.rate, len(keys))
+    if config.rate < 1:
+        return streams.uniform("participation", keys) < config.rate
+    return torch.ones(len(keys), dtype=torch.bool, device=keys.device)
+
+
+def _fixed_size(rate: float, n_clients: int) -> int:
+    return min(n_clients, max(1, round(rate * n_clients)))

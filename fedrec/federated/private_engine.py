@@ -10,10 +10,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from fedrec.errors import PrivacyError
-from fedrec.federated.engine import Answer, Engine, Totals
+from fedrec.federated.answers import Answer
+from fedrec.federated.engine import Engine, LocalEngine, Totals
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.query import Query
 from fedrec.privacy import Clip, Ledger, Mechanism, NoiseSource, Release, Schedule
+
+SILOS = (
+    "a silo's answer is clipped as one, so that the promise would be about silos and not about users, and who is in "
+    "which silo may itself depend on everyone's data; set population.kind = 'users', or leave the privacy section out"
+)
 
 
 class PrivateEngine:
@@ -27,7 +33,8 @@ class PrivateEngine:
         mechanism: what makes it.
 
     Raises:
-        PrivacyError: if the engine samples users otherwise than the schedule is accounted for.
+        PrivacyError: if the engine samples users otherwise than the schedule is accounted for, folds late answers into
+            later sums, or has clients of several users.
 
     Attributes:
         ledger: where each release is written; a resumed run sets the one it had.
@@ -49,6 +56,13 @@ class PrivateEngine:
                 f"the schedule is accounted at {schedule.sampling} sampling of rate {schedule.rate} and the engine "
                 f"samples {sampling.sampling} at {sampling.rate}; build both from one participation section"
             )
+        if sampling.late == "fold" and sampling.straggler > 0:
+            raise PrivacyError(
+                "participation.late = 'fold' adds a user's late answer to a sum that may hold one in time as well, so "
+                "that one user moves it by two clips; set late = 'discard'"
+            )
+        if isinstance(engine, LocalEngine) and engine.devices.silo is not None:
+            raise PrivacyError(SILOS)
         self.mechanism = mechanism
         self.ledger = Ledger()
         self._clips = {planned.query: Clip(planned.clip) for planned in schedule.releases}
@@ -107,7 +121,7 @@ class PrivateEngine:
         self._last = (moment, released)
         return released
 
-    def answers(self, query: Query, *, round: int, phase: int = 0) -> Iterator[Answer]:
+    def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
         """Refused: a guarantee promises sums only."""
         raise PrivacyError(
             f"query '{query.kind}' asks for single answers, and this run's guarantee promises noised sums only; "

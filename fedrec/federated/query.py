@@ -31,11 +31,15 @@ class Query(ABC):
         kind: the name on the allow-list.
         private: names of the private state that it reads and steps on the device.
         symmetric: names of the tables that are symmetric matrices; their noise is symmetrised.
+        held_out: the part of users' held-out items that it is handed; None for all but evaluation.
+        everyone: whether it is asked of the whole population, and waits for it, rather than of a round's participants.
     """
 
     kind: ClassVar[str]
     private: ClassVar[tuple[str, ...]] = ()
     symmetric: ClassVar[frozenset[str]] = frozenset()
+    held_out: str | None = None
+    everyone: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -16,8 +16,9 @@ from fedrec.errors import ConfigError, ModelError, PrivacyError
 from fedrec.federated.cohort import NO_STATE, Devices
 from fedrec.federated.engine import EngineConfig, LocalEngine
 from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
-from fedrec.federated.participation import ParticipationConfig, PopulationConfig
-from fedrec.federated.private_engine import PrivateEngine
+from fedrec.federated.participation import ParticipationConfig
+from fedrec.federated.population import PopulationConfig, silos_of
+from fedrec.federated.private_engine import SILOS, PrivateEngine
 from fedrec.privacy import (
     Gaussian,
     Guarantee,
@@ -89,7 +90,10 @@ class FederatedRecommender:
         Raises:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
         """
+        silos_of(self.population, train, seed=0)
         if self.privacy is not None:
+            if self.population.kind == "silos":
+                raise PrivacyError(f"population.kind = 'silos': {SILOS}")
             if self.method.stopping.patience > 0:
                 raise ConfigError(
                     f"method.stopping.patience = {self.method.stopping.patience}: early stopping looks at users' "
@@ -100,11 +104,12 @@ class FederatedRecommender:
         self.method.start(Federation(train.n_users, train.n_items, Streams(0)))
 
     def fit(self, train: Interactions, training: Training) -> None:
-        """Run the method's rounds over the users of `train`, one device a user."""
+        """Run the method's rounds over the users of `train`."""
         self.check(train)
         device, streams = training.torch_device, Streams(training.seed)
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
-        local = LocalEngine(Devices.of(train, device), streams, self.participation, sample=secret)
+        silo = silos_of(self.population, train, training.seed)
+        local = LocalEngine(Devices.of(train, device, silo=silo), streams, self.participation, sample=secret)
         private = None if self.privacy is None else self._protect(local, self.privacy, training)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
         rounds = _Rounds(self.method, federation, local, private)
@@ -193,6 +198,8 @@ class _Rounds:
         self.communication.mb_down_per_user += down
         seen: dict[str, float] = {
             "answered": min((totals.answered for totals in ask.totals), default=0),
+            "delayed": sum(totals.delayed for totals in ask.totals),
+            "late": sum(totals.late for totals in ask.totals),
             "clipped": sum(totals.clipped for totals in ask.totals),
             "refused": sum(sum(totals.refused.values()) for totals in ask.totals),
             "mb_up_per_user": up,

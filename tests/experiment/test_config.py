@@ -37,7 +37,8 @@ def test_every_default_is_written_out_and_reads_back_equal(tmp_path: Path) -> No
     federated = written["arms"][2]
     assert federated["method"]["kind"] == "ego-lightgcn"
     assert federated["method"]["loss"] == "bce"  # a default that the document did not have
-    assert federated["participation"] == {"sampling": "poisson", "rate": 0.8, "dropout": 0.0}
+    lateness = {"straggler": 0.0, "delay": 1, "late": "discard"}
+    assert federated["participation"] == {"sampling": "poisson", "rate": 0.8, "dropout": 0.0} | lateness
     assert written["engine"]["kind"] == "local"
 
 

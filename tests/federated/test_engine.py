@@ -115,13 +115,13 @@ def test_answers_add_up_to_the_sum(devices: Devices) -> None:
 def test_participation_is_poisson_drawn_once_a_round_and_free_of_order() -> None:
     keys = torch.arange(20_000) * 7919
     config = ParticipationConfig(rate=0.1, dropout=0.2)
-    drawn = participants(config, keys, Streams(0, round=4))
+    drawn = participants(config, keys, Streams(0, round=4)).on_time
     # 20,000 trials at .08: mean 1,600, deviation 38; five deviations are wrong once in 1.7 million seeds.
     assert abs(len(drawn) - 1600) < 5 * 38
-    backwards = participants(config, keys.flip(0), Streams(0, round=4))
+    backwards = participants(config, keys.flip(0), Streams(0, round=4)).on_time
     assert torch.equal((19_999 - backwards).sort().values, drawn)
-    assert not torch.equal(drawn, participants(config, keys, Streams(0, round=5)))
-    assert len(participants(ParticipationConfig(), keys, Streams(0, round=1))) == 20_000
+    assert not torch.equal(drawn, participants(config, keys, Streams(0, round=5)).on_time)
+    assert len(participants(ParticipationConfig(), keys, Streams(0, round=1)).on_time) == 20_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,7 +163,7 @@ def test_an_engine_keeps_ragged_state_of_those_whose_answer_counts(devices: Devi
     engine = LocalEngine(numbered, Streams(0), ParticipationConfig(rate=0.5), chunk_bytes=chunk_bytes)
     asked = torch.zeros(40)
     for number in (1, 2, 3):
-        asked[engine._participants(number)] += 1
+        asked[engine._participants(Visits(), number).on_time] += 1
         engine.sum(Visits(), round=number)
         engine.sum(Visits(), round=number)  # asked again, nothing is stepped twice
     _, state = engine.look(torch.arange(40), Visits())
