@@ -176,9 +176,19 @@ class Split:
     Attributes:
         train, valid, test: disjoint interactions.
         notes: what a reader of the results must know (order of ties, users dropped, cold items), one sentence each.
+        whole: train and valid together, where valid was drawn from train for choosing only: what has been chosen is
+            then fitted on the whole before it is tested. None if the model that was validated is the one to test.
     """
 
     train: Interactions
     valid: Interactions
     test: Interactions
     notes: tuple[str, ...] = ()
+    whole: Interactions | None = None
+
+    @property
+    def refitted(self) -> Split | None:
+        """The split of a second fit: the whole to learn from, nothing to validate on, the same test; or None."""
+        if self.whole is None:
+            return None
+        return Split(self.whole, self.valid.take(np.arange(0)), self.test, self.notes)

@@ -90,12 +90,14 @@ class LoadedData:
         fingerprint: SHA-256 of the cleaned interactions before they are split; of the parts' fingerprints, if the split
             is given. The same for every seed.
         source: where the data come from: the name or the path of the configuration.
+        seed: of what is random in the split.
     """
 
     split: Split
     report: CleaningReport
     fingerprint: str
     source: str
+    seed: int
 
 
 def load_split(config: DataConfig, seed: int) -> LoadedData:
@@ -103,26 +105,29 @@ def load_split(config: DataConfig, seed: int) -> LoadedData:
 
     Args:
         config: the [data] section. Relative paths are relative to the working directory.
-        seed: of what is random in the split. Synthetic data are the same for every seed.
+        seed: of what is random in the split, unless the split has a seed of its own. Synthetic data are the same for
+            every seed.
 
     Raises:
         ConfigError: if the catalogue has no such data set, or cleaning would change a given split.
         DataError: if the data cannot be had, read, cleaned or split; the message says what to do.
     """
     source = config.name or str(config.path)
-    streams = Streams(seed)
     how = config.split
     if how is None:
         how = Given() if config.path and is_adjacency_folder(Path(config.path)) else LeaveOneOut()
+    if not isinstance(how, GlobalTime) and how.seed is not None:
+        seed = how.seed
+    streams = Streams(seed)
     if isinstance(how, Given):
         parts, report = clean_parts(_read_given(config, how), config.clean)
         fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
-        return LoadedData(split_given(parts, how, streams), report, fingerprint, source)
+        return LoadedData(split_given(parts, how, streams), report, fingerprint, source, seed)
     interactions, report = load_interactions(config)
     found = split(interactions, how, streams)
     if isinstance(how, GlobalTime) and config.clean.duplicates == "last" and report.repeated:
         found = replace(found, notes=(*found.notes, _REPEATED.format(report.repeated)))
-    return LoadedData(found, report, interactions.fingerprint, source)
+    return LoadedData(found, report, interactions.fingerprint, source, seed)
 
 
 def load_interactions(config: DataConfig) -> tuple[Interactions, CleaningReport]:

@@ -30,10 +30,12 @@ class LeaveOneOut(Config):
 
     Attributes:
         order: "time", or "random" (which is also what happens where there are no timestamps, and is then noted).
+        seed: of a random order; None takes the experiment's first seed.
     """
 
     kind: Literal["leave-one-out"] = "leave-one-out"
     order: Order = "time"
+    seed: int | None = Field(None, ge=0, lt=2**63)
 
 
 class Ratio(Config):
@@ -44,13 +46,14 @@ class Ratio(Config):
 
     Attributes:
         valid, test: shares of a user's interactions.
-        order: as in leave-one-out.
+        order, seed: as in leave-one-out.
     """
 
     kind: Literal["ratio"] = "ratio"
     valid: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     order: Order = "time"
+    seed: int | None = Field(None, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Ratio:
@@ -88,6 +91,9 @@ class Given(Config):
         columns: what the held-out files call their columns, where that differs from the training file.
         valid_share: without a validation file, this share of each user's training interactions is drawn at random for
             validation, and rounded as `Ratio` does.
+        refit: whether what was chosen on a drawn validation part (settings, epochs) is then fitted on the whole
+            training file, as published results were, before it is tested. A validation file is never trained on.
+        seed: of that draw; None takes the experiment's first seed.
     """
 
     kind: Literal["given"] = "given"
@@ -96,6 +102,8 @@ class Given(Config):
     test: str = "test.txt"
     columns: ColumnsConfig = ColumnsConfig()
     valid_share: float = Field(0.1, ge=0, lt=1)
+    refit: bool = True
+    seed: int | None = Field(None, ge=0, lt=2**63)
 
 
 SplitConfig = LeaveOneOut | Ratio | GlobalTime | Given
@@ -131,7 +139,7 @@ def split_given(parts: Sequence[Interactions], config: Given, streams: Streams) 
 
     Args:
         parts: train and test, or train, valid and test, over vocabularies that they share; each without repeated pairs.
-        config: of which `valid_share` is used where there is no validation part.
+        config: of which `valid_share` and `refit` are used where there is no validation part.
         streams: for that share.
 
     Returns:
@@ -142,21 +150,26 @@ def split_given(parts: Sequence[Interactions], config: Given, streams: Streams) 
         DataError: if fewer than two users have training interactions, or if there is nothing to test on.
     """
     train, test = parts[0], parts[-1]
+    whole = None
     notes = ["the split is given by files"]
     if len(parts) == 3:
         valid = _without(parts[1], [train], "valid", notes)
         test = _without(test, [train, valid], "test", notes)
     else:
         test = _without(test, [train], "test", notes)
+        whole = train if config.refit and config.valid_share > 0 else None
         degree = train.user_degrees[train.user]
         from_end, _ = _from_end(train, "random", streams)
         held_out = from_end < _rounded_share(degree, config.valid_share, degree - 1)
         train, valid = train.take(~held_out), train.take(held_out)
-        notes.append(
-            f"valid is a random share of {config.valid_share:g} of each user's training file; models learn from the "
-            "rest, where published results had the whole file to learn from"
-        )
-    return _checked(Split(train, valid, test, tuple(notes)))
+        if config.valid_share > 0:
+            learned = (
+                "settings and epochs are chosen on it, and the model that is tested has learnt from the whole file"
+                if config.refit
+                else "models learn from the rest, where published results had the whole file to learn from"
+            )
+            notes.append(f"valid is a random share of {config.valid_share:g} of each user's training file; {learned}")
+    return _checked(Split(train, valid, test, tuple(notes), whole))
 
 
 def _leave_one_out(interactions: Interactions, config: LeaveOneOut, streams: Streams) -> Split:
@@ -255,9 +268,12 @@ def _checked(parts: Split) -> Split:
     if not len(parts.test):
         raise DataError("the split leaves nothing to test on; split otherwise, or give more data")
     notes = []
-    for name, part in (("valid", parts.valid), ("test", parts.test)):
-        cold_user = parts.train.user_degrees[part.user] == 0
-        cold_item = parts.train.item_degrees[part.item] == 0
+    for name, part, train in (
+        ("valid", parts.valid, parts.train),
+        ("test", parts.test, parts.train if parts.whole is None else parts.whole),
+    ):
+        cold_user = train.user_degrees[part.user] == 0
+        cold_item = train.item_degrees[part.item] == 0
         if (cold_user | cold_item).any():
             notes.append(
                 f"{_distinct(part.user[cold_user])} users and {_distinct(part.item[cold_item])} items of {name} do not "

@@ -1,7 +1,9 @@
 """Experiments: what was asked, doing it, and the directory that everything shown is made from."""
 
-from fedrec.experiment.config import ArmConfig, ExperimentConfig, MethodConfig, method_class, methods, read_config
-from fedrec.experiment.runner import Progress, Step, build_arm, default_folder, resume, run
+from fedrec.experiment.arms import ArmConfig, MethodConfig, method_class, methods
+from fedrec.experiment.config import ExperimentConfig, read_config
+from fedrec.experiment.fitting import build_arm
+from fedrec.experiment.runner import Progress, Step, default_folder, resume, run
 from fedrec.experiment.store import ArmDirectory, FileCheckpoints, Result, RunDirectory
 
 __all__ = [

@@ -7,11 +7,10 @@ names the place by the names of the arms (`arms.federated.method.dim`), not by t
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import pydantic
 import tomli_w
@@ -20,132 +19,8 @@ from fedrec.components import Config, build_config
 from fedrec.data import DataConfig
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import EvaluationConfig
-from fedrec.federated import METHODS, EngineConfig, ParticipationConfig, PopulationConfig
-from fedrec.privacy import PrivacyConfig
-from fedrec.recommenders import RECOMMENDERS
-
-
-def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise ValueError("a name becomes a folder; use up to 64 letters, digits, '-' and '_', a letter or digit first")
-    return name
-
-
-Name = Annotated[str, pydantic.AfterValidator(_folder_name)]
-
-
-def methods() -> list[str]:
-    """The kinds of every method that an arm can have, central ones and federated ones."""
-    return sorted([*RECOMMENDERS, *METHODS])
-
-
-def method_class(kind: str) -> type[Any]:
-    """The class of a method kind, or of "module:Class".
-
-    Raises:
-        ConfigError: if there is none; it names the nearest kind.
-    """
-    if kind not in METHODS and kind not in RECOMMENDERS and ":" not in kind:
-        raise ConfigError(f"unknown method kind '{kind}'; {did_you_mean(kind, methods())}")
-    found: type[Any] = METHODS[kind] if kind in METHODS else RECOMMENDERS[kind]
-    return found
-
-
-class MethodConfig(Config):
-    """The method of an arm: `{ kind = "lightgcn", dim = 64 }`.
-
-    Attributes:
-        kind: the method's name, or "module:Class" for a method of one's own.
-        settings: the configuration of that method's class, every default filled in.
-    """
-
-    kind: str
-    settings: pydantic.SerializeAsAny[Config]
-
-    @classmethod
-    def read(cls, table: Mapping[str, Any], place: str) -> MethodConfig:
-        """The method that a table of a file describes.
-
-        Raises:
-            ConfigError: if the kind or a setting is wrong.
-        """
-        settings = dict(table)
-        kind = settings.pop("kind", None)
-        if not isinstance(kind, str):
-            raise ConfigError(f"{place}.kind: missing or not a string; choose one of: {', '.join(methods())}")
-        try:
-            config_class = method_class(kind).config_class
-        except ConfigError as error:
-            raise ConfigError(f"{place}.kind = '{kind}': {error}") from error
-        return cls(kind=kind, settings=build_config(config_class, settings, place))
-
-    @property
-    def federated(self) -> bool:
-        """Whether the method is a computation over a population of users; a central one has its own `fit`."""
-        return not hasattr(method_class(self.kind), "fit")
-
-    @pydantic.model_serializer
-    def _flat(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.settings.model_dump(mode="json")}
-
-
-_SECTIONS: dict[str, type[Config]] = {
-    "population": PopulationConfig,
-    "participation": ParticipationConfig,
-    "privacy": PrivacyConfig,
-}
-"""What an arm has beside its method, if that is federated."""
-
-
-def _default(model: type[Config]) -> Any:
-    """A section that a federated arm always has, with its defaults, and that a central one never has."""
-    return pydantic.Field(default_factory=lambda fields: model() if fields["method"].federated else None)
-
-
-class ArmConfig(Config):
-    """One way to make recommendations, compared with the other arms.
-
-    Attributes:
-        name: of the arm, in every table, figure and folder.
-        method: what is fitted.
-        population: who holds the data; federated methods only.
-        participation: who answers in a round; federated methods only.
-        privacy: the guarantee that the arm must reach; None is no guarantee.
-    """
-
-    name: Name
-    method: MethodConfig
-    population: PopulationConfig | None = _default(PopulationConfig)
-    participation: ParticipationConfig | None = _default(ParticipationConfig)
-    privacy: PrivacyConfig | None = None
-
-    @classmethod
-    def read(cls, table: Mapping[str, Any], place: str) -> ArmConfig:
-        """The arm that a table of a file describes.
-
-        Raises:
-            ConfigError: if a section is wrong.
-        """
-        arm = dict(table)
-        for name in ("method", *_SECTIONS):
-            if name in arm and not isinstance(arm[name], Mapping):
-                raise ConfigError(f"{place}.{name} = {arm[name]!r}: must be a table, such as {name} = {{ ... }}")
-        if "method" in arm:
-            arm["method"] = MethodConfig.read(arm["method"], f"{place}.method")
-        for name, model in _SECTIONS.items():
-            if name in arm:
-                arm[name] = build_config(model, arm[name], f"{place}.{name}")
-        return build_config(cls, arm, place)  # type: ignore[return-value]
-
-    @pydantic.model_validator(mode="after")
-    def _only_a_federation_has_sections(self) -> Self:
-        for name in _SECTIONS:
-            if getattr(self, name) is not None and not self.method.federated:
-                raise ConfigError(
-                    f"arms.{self.name}.{name}: method '{self.method.kind}' is trained centrally and has no {name}; "
-                    f"remove the section or choose a federated method: {', '.join(METHODS)}"
-                )
-        return self
+from fedrec.experiment.arms import ArmConfig, Name
+from fedrec.federated import EngineConfig
 
 
 class ExperimentConfig(Config):

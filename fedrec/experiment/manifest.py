@@ -49,7 +49,7 @@ def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]
         },
         # A random split is drawn from one seed for all, so that arms and seeds meet the same users and items.
         "split": {
-            "seed": config.seeds[0],
+            "seed": data.seed,
             "notes": list(data.split.notes),
             "fingerprint": fingerprint(data.split),
         },

@@ -7,9 +7,9 @@ the same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from fedrec.data import Interactions, LoadedData, Split, load_split
 from fedrec.errors import ConfigError, FedrecError
 from fedrec.evaluation import Evaluation, evaluate, make_validator
 from fedrec.experiment import manifest
-from fedrec.experiment.config import ArmConfig, ExperimentConfig, method_class
-from fedrec.experiment.store import ArmDirectory, Result, RunDirectory, write_json
+from fedrec.experiment.arms import ArmConfig
+from fedrec.experiment.config import ExperimentConfig
+from fedrec.experiment.fitting import Told, build_arm, fit_arm
+from fedrec.experiment.store import ArmDirectory, Chosen, History, Result, RunDirectory, write_json
 from fedrec.experiment.summary import GROUP, write_tables
 from fedrec.federated import FederatedRecommender
-from fedrec.recommenders import Disclosure, Recommender, Training
+from fedrec.recommenders import Training
 
 
 @dataclass(frozen=True)
@@ -107,21 +109,6 @@ def resume(run: Path, progress: Progress = _silent) -> Path:
     return run
 
 
-def build_arm(arm: ArmConfig, config: ExperimentConfig) -> Recommender:
-    """The recommender of an arm, not yet fitted."""
-    method = method_class(arm.method.kind)(arm.method.settings)
-    if not arm.method.federated:
-        central: Recommender = method
-        return central
-    return FederatedRecommender(
-        method,
-        population=arm.population,
-        participation=arm.participation,
-        privacy=arm.privacy,
-        engine=config.engine,
-    )
-
-
 def _prepare(config: ExperimentConfig) -> LoadedData:
     """Load the data, and find what is wrong with any arm or with the evaluation before anything is written.
 
@@ -134,7 +121,7 @@ def _prepare(config: ExperimentConfig) -> LoadedData:
     _try_evaluation(data.split, config)
     for arm in config.arms:
         with _naming(f"arms.{arm.name}"):
-            recommender = build_arm(arm, config)
+            recommender = build_arm(arm, config.engine)
             if isinstance(recommender, FederatedRecommender):
                 recommender.check(data.split.train)
     return data
@@ -191,40 +178,66 @@ def _fit_and_test(
     progress: Progress,
 ) -> None:
     """Fit an arm with a seed, test it once, and keep what it came to."""
-    history: list[tuple[int, str, float, Disclosure]] = []
-    checkpoints = folder.checkpoints()
-    validator = make_validator(split, config.evaluation, seed)
     progress(told)
-    recommender = build_arm(arm, config)
-    recommender.fit(
-        split.train,
-        Training(
-            seed=seed,
-            arm=arm.name,
-            device=config.engine.device,
-            validator=validator,
-            log=lambda step, name, value, disclosure: history.append((step, name, float(value), disclosure)),
-            progress=lambda done, planned, best: progress(replace(told, done=done, planned=planned, best=best)),
-            checkpoints=checkpoints,
-        ),
+
+    def tell(done: int, planned: int, best: float | None) -> None:
+        progress(replace(told, done=done, planned=planned, best=best))
+
+    chosen, tested = None, split
+    if split.refitted is not None:
+        tested = split.refitted
+        if arm.privacy is None:  # nothing is chosen for a private arm, and two fits would be two releases
+            chosen = folder.chosen() or _choose(arm, seed, config, split, folder, tell)
+    fit = fit_arm(
+        arm,
+        seed,
+        config.engine,
+        tested.train,
+        validator=make_validator(tested, config.evaluation, seed),
+        checkpoints=folder.checkpoints(),
+        told=tell,
+        steps=chosen.steps if chosen else None,
     )
-    seconds = checkpoints.seconds
-    found = evaluate(recommender.score, split, config.evaluation, seed)
+    found = evaluate(fit.recommender.score, tested, config.evaluation, seed)
     metrics = [("test", row.metric, row.group, row.value) for row in found.rows]
-    if validator is not None:
-        metrics.insert(0, ("valid", config.evaluation.metric, "", validator(recommender.score)))
-    federated = recommender if isinstance(recommender, FederatedRecommender) else None
-    guarantee = federated.guarantee if federated else None
+    value = chosen.value if chosen else fit.value
+    if value is not None:
+        metrics.insert(0, ("valid", config.evaluation.metric, "", value))
+    guarantee = fit.recommender.guarantee if isinstance(fit.recommender, FederatedRecommender) else None
     result = Result(
         metrics=metrics,
-        history=history,
+        history=[*chosen.history, *_of_refit(fit.history)] if chosen else fit.history,
         guarantee=None if guarantee is None else guarantee.as_dict(),
-        communication=asdict(federated.communication) if federated else None,
-        seconds=seconds,
+        communication=_together(chosen.communication if chosen else None, fit.communication),
+        seconds=fit.seconds + (chosen.seconds if chosen else 0.0),
     )
     folder.write(
-        result, model=recommender.tensors(), topk=_topk(found, split.test), per_user=_per_user(found, split.test)
+        result, model=fit.recommender.tensors(), topk=_topk(found, split.test), per_user=_per_user(found, split.test)
     )
+
+
+def _choose(
+    arm: ArmConfig, seed: int, config: ExperimentConfig, split: Split, folder: ArmDirectory, told: Told
+) -> Chosen:
+    """Fit on train alone, to learn from validation how many epochs the fit on the whole is to have."""
+    validator = make_validator(split, config.evaluation, seed)
+    checkpoints = folder.checkpoints("choosing")
+    fit = fit_arm(arm, seed, config.engine, split.train, validator=validator, checkpoints=checkpoints, told=told)
+    chosen = Chosen(fit.value, fit.best_step, fit.history, fit.communication, fit.seconds)
+    folder.write_chosen(chosen)
+    return chosen
+
+
+def _of_refit(history: History) -> History:
+    """Rows of the second fit, under names of their own."""
+    return [(step, f"refit-{name}", value, disclosure) for step, name, value, disclosure in history]
+
+
+def _together(first: Mapping[str, float] | None, second: Mapping[str, float] | None) -> dict[str, float] | None:
+    """What two fits cost, if there were two."""
+    if second is None:
+        return None
+    return {name: cost + (first[name] if first else 0) for name, cost in second.items()}
 
 
 def _topk(found: Evaluation, part: Interactions) -> pd.DataFrame:

@@ -104,6 +104,27 @@ class FileCheckpoints:
         write_tensors(self.path, tensors, {"checkpoint": header})
 
 
+History = list[tuple[int, str, float, Disclosure]]
+"""Rows (epoch or round, name, value, disclosure) in the order that they were logged."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a fit on train, and its validation, chose for the fit on train and validation together.
+
+    Attributes:
+        value: of the validation metric; None if nothing was held out.
+        steps: epochs or rounds; None if the method never looked at validation.
+        history, communication, seconds: as in `Result`, of that first fit.
+    """
+
+    value: float | None
+    steps: int | None
+    history: History
+    communication: Mapping[str, float] | None
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Result:
     """What one arm with one seed came to, beside its model, its lists and its per-user metrics.
@@ -117,7 +138,7 @@ class Result:
     """
 
     metrics: Sequence[tuple[str, str, str, float]]
-    history: Sequence[tuple[int, str, float, Disclosure]]
+    history: History
     guarantee: Mapping[str, Any] | None
     communication: Mapping[str, float] | None
     seconds: float
@@ -134,9 +155,21 @@ class ArmDirectory:
         """Whether its result is there; it is written last."""
         return (self.path / "result.json").exists()
 
-    def checkpoints(self) -> FileCheckpoints:
-        """Where training continues from."""
-        return FileCheckpoints(self.path / "checkpoint.safetensors")
+    def checkpoints(self, part: str = "") -> FileCheckpoints:
+        """Where training, or a part of it that has a folder of its own, continues from."""
+        return FileCheckpoints(self.path / part / "checkpoint.safetensors")
+
+    def chosen(self) -> Chosen | None:
+        """What was chosen for the fit on the whole, if that is known."""
+        path = self.path / "chosen.json"
+        if not path.exists():
+            return None
+        content = json.loads(path.read_text())
+        return Chosen(**content | {"history": [tuple(row) for row in content["history"]]})
+
+    def write_chosen(self, chosen: Chosen) -> None:
+        """Keep what was chosen."""
+        write_json(self.path / "chosen.json", asdict(chosen))
 
     def write(self, result: Result, *, model: Tensors, topk: pd.DataFrame, per_user: pd.DataFrame) -> None:
         """Keep what the arm came to.

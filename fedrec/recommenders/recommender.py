@@ -62,6 +62,8 @@ class Training:
         arm: the arm's name. It sets the noise of private arms apart: under one noise their difference would be bare.
         device: "cpu", "cuda" or "auto" (CUDA where there is one).
         validator: None if nothing is held out for validation; early stopping then has nothing to look at.
+        steps: exactly this many epochs or rounds are done, which an earlier fit chose on validation; None leaves it to
+            the recommender's settings. A recommender that does not learn in steps has nothing to heed.
         log: (step, name, value, disclosure), once for each logged value of an epoch or round.
         progress: (steps done, steps planned, best validation value or None), after each step.
         checkpoints: where to resume from and save to.
@@ -71,6 +73,7 @@ class Training:
     arm: str = ""
     device: str = "auto"
     validator: Validator | None = None
+    steps: int | None = None
     log: Callable[[int, str, float, Disclosure], None] = _ignore
     progress: Callable[[int, int, float | None], None] = _ignore
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)

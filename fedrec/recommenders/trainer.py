@@ -67,6 +67,7 @@ def train(learner: Learner, training: Training, *, steps: int, stopping: Stoppin
     """Run a learner's steps, from its checkpoint if there is one, and leave it in its best state.
 
     With a validator and patience the best state is that of the best validation value; otherwise it is the last one.
+    `training.steps` takes the place of `steps` and of early stopping.
 
     Args:
         learner: in its initial state.
@@ -78,7 +79,9 @@ def train(learner: Learner, training: Training, *, steps: int, stopping: Stoppin
         ModelError: if a logged value or the validation metric is not finite.
         RunError: if the checkpoint does not belong to this learner.
     """
-    watching = training.validator is not None and stopping.patience > 0
+    if training.steps is not None:
+        steps = training.steps
+    watching = training.validator is not None and training.steps is None and stopping.patience > 0
     now, best, logged = _resume(learner, training)
     for row in logged:
         training.log(*row)

@@ -205,3 +205,16 @@ def test_attributes_of_nobody_are_refused(write: Write) -> None:
         DataError, match=r"no id in column 'gender' occurs .* \(the first is 'M'\); call the column .* 'user'"
     ):
         loaded('path = "own.csv"\nusers = "people.csv"\nsplit = { kind = "leave-one-out", order = "random" }')
+
+
+def test_a_split_may_have_a_seed_of_its_own(write: Write) -> None:
+    rows = "".join(f"{user},{item}\n" for user in range(9) for item in range(9))
+    write("own.csv", "user,item\n" + rows)
+    text = 'path = "own.csv"\nsplit = { kind = "leave-one-out", order = "random", seed = 7 }'
+    first, second = loaded(text, 0), loaded(text, 1)
+    assert (first.seed, second.seed) == (7, 7)
+    assert pairs_of(first.split.test) == pairs_of(second.split.test)
+    free = loaded(text.replace(", seed = 7", ""), 0)
+    assert free.seed == 0
+    assert pairs_of(free.split.test) != pairs_of(first.split.test)
+    assert pairs_of(loaded(text.replace(", seed = 7", ""), 7).split.test) == pairs_of(first.split.test)

@@ -175,6 +175,19 @@ def test_without_a_validation_file_a_share_of_train_is_drawn() -> None:
     assert any(note.startswith("valid is a random share of 0.1 of each user's training file") for note in parts.notes)
     none = split_given(given_parts(train, test), Given(valid_share=0), STREAMS)
     assert parts_of(none) == (train, [], test)
+    assert none.refitted is None
+    assert not any(note.startswith("valid is") for note in none.notes)
+
+
+def test_the_whole_is_train_and_valid_in_file_order() -> None:
+    train = [(user, str(item)) for user in ("a", "b") for item in range(20)]
+    parts = split_given(given_parts(train, [("a", "99")]), Given(valid_share=0.5), STREAMS)
+    assert parts.refitted is not None
+    assert parts_of(parts.refitted) == (train, [], [("a", "99")])
+    assert any("has learnt from the whole file" in note for note in parts.notes)
+    assert split_given(given_parts(train, [("a", "99")]), Given(refit=False), STREAMS).refitted is None
+    with_valid = given_parts(train, [("b", "99")], [("a", "99")])
+    assert split_given(with_valid, Given(), STREAMS).refitted is None  # published validation items stay held out
 
 
 def test_nothing_to_train_on_or_to_test_on_is_refused() -> None:

@@ -4,8 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ import pytest
 
 from fedrec.data import load_split
 from fedrec.errors import FedrecError, ModelError, RunError
-from fedrec.experiment import ExperimentConfig, RunDirectory, Step, build_arm, read_config, resume, run, store
+from fedrec.experiment import ExperimentConfig, RunDirectory, Step, build_arm, read_config, resume, run
 from fedrec.experiment.manifest import fingerprint
 from fedrec.federated import FederatedRecommender
+from tests.experiment.dying import Killed, killed_at_write
 from tests.experiment.tiny import EACH, ITEMS, USERS, experiment, write_experiment, write_ratings
 
 TABLES = ("metrics.csv", "history.csv")
@@ -169,7 +168,7 @@ def test_seeds_and_sections_reach_the_arms(finished: Path, config: ExperimentCon
     answered = history[(history["arm"] == "federated") & (history["name"] == "answered")]["value"]
     assert answered.min() < USERS  # at a rate of .8
     precise = config.model_copy(update={"engine": config.engine.model_copy(update={"precision": "float64"})})
-    private = build_arm(precise.arms[3], precise)
+    private = build_arm(precise.arms[3], precise.engine)
     assert isinstance(private, FederatedRecommender)
     assert (private.engine.precision, private.privacy) == ("float64", config.arms[3].privacy)
 
@@ -220,31 +219,6 @@ def test_other_seeds_give_other_numbers_on_the_same_split(
         assert (other / "split" / f"{name}.parquet").read_bytes() == (
             finished / "split" / f"{name}.parquet"
         ).read_bytes()
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in the library catches it."""
-
-
-@contextmanager
-def killed_at_write(number: int) -> Iterator[None]:
-    """Die at the n-th write of a file, before its content is in place."""
-    writes = 0
-    original = store.write_atomically
-
-    def write(path: Path, content: bytes | str) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == number:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.part").write_bytes(b"half")
-            raise Killed
-        original(path, content)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("store", "summary"):
-            patch.setattr(f"fedrec.experiment.{module}.write_atomically", write)
-        yield
 
 
 def test_a_run_killed_again_and_again_is_finished_with_the_same_bytes(

@@ -112,6 +112,13 @@ def test_logs_each_value_with_its_disclosure() -> None:
     assert log.values("norm")[1] == float(position_after(2).norm())
 
 
+def test_chosen_steps_take_the_place_of_planned_ones_and_of_early_stopping() -> None:
+    walk, validator = RandomWalk(), Scripted()
+    train(walk, Training(validator=validator, steps=3), steps=9, stopping=Stopping(every=1, patience=1))
+    assert torch.equal(walk.position, position_after(3))
+    assert validator.asked == 0
+
+
 @given(killed=st.integers(1, 20), every=st.integers(1, 6), patience=st.integers(0, 4), validate=st.booleans())
 @hypothesis_settings(deadline=None)
 def test_a_killed_training_is_finished_with_the_same_bytes(
