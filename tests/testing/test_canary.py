@@ -18,21 +18,7 @@ from fedrec.federated import METHODS, FederatedRecommender
 from fedrec.recommenders import RECOMMENDERS, Recommender, Scorer, Training, negatives
 from fedrec.streams import Streams
 from fedrec.testing import check_no_leak
-
-TRAINED: dict[str, Any] = {"dim": 8, "stopping": {"every": 100, "patience": 0}}
-
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("popularity", {}),
-    ("ease", {"regularization": 2.0}),
-    ("spectral", {"factors": 8}),
-    ("spectral", {"factors": 8, "weight": "degree", "linear": 0.3}),
-    ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),
-    ("ego-lightgcn", TRAINED | {"rounds": 12}),
-    ("ego-lightgcn", TRAINED | {"rounds": 12, "loss": "bpr", "local_steps": 2, "item_rate": 0.1}),
-    ("lightgcn", TRAINED | {"epochs": 12}),
-    ("lightgcn", TRAINED | {"epochs": 12, "loss": "sampled-softmax", "negatives": 4}),
-    ("lightgcn", TRAINED | {"epochs": 12, "loss": "bpr"}),
-]
+from tests.testing.variants import CENTRAL, FEDERATED, TRAINED
 
 
 def build(kind: str, settings: dict[str, Any]) -> Recommender:
@@ -45,10 +31,11 @@ def build(kind: str, settings: dict[str, Any]) -> Recommender:
 
 
 def test_every_registered_method_has_its_canary() -> None:
-    assert {kind for kind, _ in VARIANTS} == {*METHODS, *RECOMMENDERS}
+    """`check_method` runs it for the federated ones."""
+    assert {kind for kind, _ in CENTRAL + FEDERATED} == {*METHODS, *RECOMMENDERS}
 
 
-@pytest.mark.parametrize(("kind", "settings"), VARIANTS)
+@pytest.mark.parametrize(("kind", "settings"), CENTRAL)
 def test_training_alone_on_random_items_ranks_at_chance(kind: str, settings: dict[str, Any]) -> None:
     def fit(train: Interactions, held_out: Interactions) -> Scorer:
         recommender = build(kind, settings)

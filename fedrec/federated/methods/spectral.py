@@ -100,7 +100,8 @@ class Spectral:
         generator = federation.streams.generator("basis", federation.device)
         basis = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
         weight = torch.ones(federation.n_items, dtype=federation.dtype, device=federation.device)
-        return {"weight": weight, "basis": torch.linalg.qr(basis).Q}
+        state = {"weight": weight, "basis": torch.linalg.qr(basis).Q}
+        return state | {"gram": torch.zeros_like(weight).diag()} if self.config.linear else state
 
     def round(self, state: Tensors, ask: Ask) -> Tensors:
         """The eigenspace from the Gram matrix, or one more step of subspace iteration."""

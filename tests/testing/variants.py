@@ -1,0 +1,23 @@
+"""Every registered method, in small settings and in the variants that take another path through its code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TRAINED: dict[str, Any] = {"dim": 8, "stopping": {"every": 100, "patience": 0}}
+
+FEDERATED: list[tuple[str, dict[str, Any]]] = [
+    ("popularity", {}),
+    ("ease", {"regularization": 2.0}),
+    ("spectral", {"factors": 8}),
+    ("spectral", {"factors": 8, "weight": "degree", "linear": 0.3}),
+    ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),
+    ("ego-lightgcn", TRAINED | {"rounds": 12}),
+    ("ego-lightgcn", TRAINED | {"rounds": 12, "loss": "bpr", "local_steps": 2, "item_rate": 0.1}),
+]
+
+CENTRAL: list[tuple[str, dict[str, Any]]] = [
+    ("lightgcn", TRAINED | {"epochs": 12}),
+    ("lightgcn", TRAINED | {"epochs": 12, "loss": "sampled-softmax", "negatives": 4}),
+    ("lightgcn", TRAINED | {"epochs": 12, "loss": "bpr"}),
+]
