@@ -2,8 +2,9 @@
 
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, Groups, user_groups
+from fedrec.evaluation.held_out import HeldOut
 from fedrec.evaluation.metrics import METRICS, SAMPLED, Metric, MetricName, MetricRow, metric_of
-from fedrec.evaluation.protocol import Evaluation, evaluate, make_validator
+from fedrec.evaluation.protocol import Evaluation, Validator, evaluate, make_validator
 from fedrec.evaluation.statistics import (
     Comparison,
     GapTest,
@@ -28,12 +29,14 @@ __all__ = [
     "EvaluationConfig",
     "GapTest",
     "Groups",
+    "HeldOut",
     "Interval",
     "Metric",
     "MetricName",
     "MetricRow",
     "Scorer",
     "TopK",
+    "Validator",
     "bootstrap_interval",
     "bootstrap_intervals",
     "compare",

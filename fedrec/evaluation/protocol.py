@@ -13,22 +13,22 @@ repeats the accuracy with those items alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fedrec.data.interactions import Interactions, Split
-from fedrec.errors import ConfigError, DataError, did_you_mean
+from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import diversity
-from fedrec.evaluation.accuracy import ACCURACY, accuracy_at
-from fedrec.evaluation.candidates import draw_candidates, top_k_among, with_relevant
+from fedrec.evaluation.accuracy import accuracy_at
 from fedrec.evaluation.config import Candidates, EvaluationConfig
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, OVER_USERS, Groups, group_means, user_groups
+from fedrec.evaluation.held_out import HeldOut
 from fedrec.evaluation.metrics import MetricName, MetricRow, sampled_name
-from fedrec.evaluation.topk import Csr, Scorer, TopK, score_chunks, top_k
-from fedrec.streams import Streams
+from fedrec.evaluation.topk import Csr, Scorer, TopK
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,69 +64,46 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class _HeldOut:
-    """Held-out items, and how they are ranked; nothing else of the split.
+class Validator:
+    """A function from a scorer to the mean of one metric on the validation part, over warm users.
+
+    Test items are candidates like any others: it does not hold the test part. It names what it is made of, so that a
+    federation can deal the validation part to its devices and ask them for the same number.
 
     Attributes:
-        users: [n] codes of users with a held-out item, ascending.
-        warm: [n] bool, whether they have a training item.
-        relevant: the held-out items.
-        known: items that are no candidates.
+        valid: the validation part.
+        metric: accuracy metric, as in results: "ndcg@10".
+        seed: of the run; it orders ties and draws candidates.
     """
 
-    users: Tensor
-    warm: Tensor
-    relevant: Csr
-    known: tuple[Csr, ...]
-    user_keys: Tensor
-    item_keys: Tensor
-    streams: Streams
+    valid: Interactions
+    metric: str
+    seed: int
+    _held_out: HeldOut
 
     @classmethod
-    def of(cls, part: Interactions, train: Interactions, known: Sequence[Interactions], seed: int) -> _HeldOut:
-        users = torch.from_numpy(part.user_degrees).nonzero().squeeze(1)
-        warm = torch.from_numpy(train.user_degrees)[users] > 0
-        if not warm.any():
-            raise DataError("no user has both a training item and a held-out item; split so that histories remain")
-        csrs = tuple(other.csr for other in known)
-        return cls(users, warm, part.csr, csrs, part.users.keys, part.items.keys, Streams(seed))
+    def of(cls, split: Split, metric: str, seed: int) -> Validator:
+        """The validator of a split.
 
-    def degrees(self, users: Tensor) -> Tensor:
-        """[n] number of held-out items of some users."""
-        return self.relevant[0].diff()[users]
+        Raises:
+            DataError: if every user with a validation item is cold.
+        """
+        return cls(split.valid, metric, seed, HeldOut.of(split.valid, split.train, (split.train,), seed, "valid"))
 
-    def candidates(self, users: Tensor, purpose: str) -> Tensor:
-        """The sampled candidates of some users and their held-out items."""
-        outside = (*self.known, self.relevant)
-        drawn = draw_candidates(self.streams, purpose, users, outside, self.user_keys, self.item_keys)
-        return with_relevant(drawn, users, self.relevant)
+    @cached_property
+    def _among(self) -> Tensor | None:
+        """The sampled candidates, if the metric is over such: the same at every look."""
+        held_out = self._held_out
+        return held_out.candidates(held_out.warm_users) if MetricName.of(self.metric).sampled else None
 
-    def rank(self, score: Scorer, users: Tensor, k: int) -> TopK:
-        """The lists among all candidates."""
-        return top_k(
-            score,
-            users,
-            k,
-            exclude=self.known,
-            user_keys=self.user_keys,
-            item_keys=self.item_keys,
-            ties=self.streams,
-        )
-
-    def rank_among(self, score: Scorer, users: Tensor, candidates: Tensor, k: int) -> TopK:
-        """The lists among some candidates of each user."""
-        lists, done = [], 0
-        for some, scores in score_chunks(score, users, len(self.item_keys)):
-            among = candidates[done : done + len(some)]
-            lists.append(top_k_among(scores, among, k, self.user_keys[some], self.item_keys, self.streams))
-            done += len(some)
-        return TopK(users, torch.cat([items for _, items in lists]), torch.cat([values for values, _ in lists]))
+    def __call__(self, score: Scorer) -> float:
+        """The metric of a scorer."""
+        found = self._held_out.accuracy(score, self._held_out.warm_users, [self.metric], self._among)
+        return float(found[self.metric].mean())
 
 
-def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Callable[[Scorer], float] | None:
-    """A function from a scorer to the mean of `config.metric` on the validation part, over warm users.
-
-    Test items are candidates like any others: the function does not hold the test part.
+def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Validator | None:
+    """What selects models: the mean of `config.metric` on the validation part.
 
     Returns:
         None if nothing is held out for validation.
@@ -136,20 +113,7 @@ def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Callabl
         DataError: if every user with a validation item is cold.
     """
     config.require_catalogue(split.train.n_items)
-    if not len(split.valid):
-        return None
-    held_out = _HeldOut.of(split.valid, split.train, (split.train,), seed)
-    users = held_out.users[held_out.warm]
-    relevant = held_out.degrees(users)
-    name = MetricName.of(config.metric)
-    k = name.k or max(config.k)
-    among = held_out.candidates(users, "candidates/valid") if name.sampled else None
-
-    def validate(score: Scorer) -> float:
-        lists = held_out.rank(score, users, k) if among is None else held_out.rank_among(score, users, among, k)
-        return float(ACCURACY[name.metric](lists.hits(held_out.relevant), relevant).mean())
-
-    return validate
+    return Validator.of(split, config.metric, seed) if len(split.valid) else None
 
 
 def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -> Evaluation:
@@ -170,7 +134,7 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
         ModelError: if a score is not finite or the scores have the wrong shape.
     """
     config.require_catalogue(split.train.n_items)
-    test = _HeldOut.of(split.test, split.train, (split.train, split.valid), seed)
+    test = HeldOut.of(split.test, split.train, (split.train, split.valid), seed, "test")
     of_all = user_groups(split.train, None if config.groups == "auto" else config.groups)
     categories = _categories(split.train, config.categories)
 
@@ -209,10 +173,10 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
     return Evaluation(lists, users, per_user, groups, tuple(rows))
 
 
-def _ranked(score: Scorer, test: _HeldOut, among: Candidates, k: int) -> TopK:
+def _ranked(score: Scorer, test: HeldOut, among: Candidates, k: int) -> TopK:
     if among == "all":
         return test.rank(score, test.users, k)
-    return test.rank_among(score, test.users, test.candidates(test.users, "candidates/test"), k)
+    return test.rank_among(score, test.users, test.candidates(test.users), k)
 
 
 def _accuracy(

@@ -214,9 +214,8 @@ def test_a_validator_does_not_hold_the_test_part() -> None:
     assert validate(score) == other(score)
 
     forbidden = {id(split), id(split.test), id(split.test.user), id(split.test.item), *map(id, split.test.csr)}
-    # Modules and the functions' globals lead everywhere; a closure is what a function holds.
     seen: set[int] = set()
-    left: list[object] = [cell.cell_contents for cell in getattr(validate, "__closure__", None) or ()]
+    left: list[object] = [validate]
     while left:
         one = left.pop()
         if id(one) in seen or isinstance(one, type):
