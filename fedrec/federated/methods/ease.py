@@ -11,6 +11,7 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -25,6 +26,7 @@ from fedrec.federated.query import Query
 from fedrec.privacy import PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
+from fedrec.spaces import LogUniform, Space
 
 
 class EASEConfig(Config):
@@ -43,6 +45,8 @@ class EASEConfig(Config):
     activity_power: float = Field(0.0, ge=0, le=0.5)
     clip: float = Field(1.0, gt=0)
     noise_margin: float = Field(2.0, gt=1)  # at 1 the matrix that is inverted may be singular
+
+    space: ClassVar[Mapping[str, Space]] = {"regularization": LogUniform(10, 1000)}
 
 
 @METHODS.register("ease")
