@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from fedrec.components import build_config
 from fedrec.data.interactions import Interactions
@@ -19,7 +22,7 @@ from fedrec.federated.methods import (
     Spectral,
     SpectralConfig,
 )
-from fedrec.federated.server_optimizer import ServerOptimizerConfig, server_step
+from fedrec.federated.server_optimizer import ServerOptimizerConfig
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.sampling import negatives
 from fedrec.streams import Streams
@@ -60,11 +63,15 @@ def test_spectral_scores_are_the_formula_of_gfcf(train: Interactions, devices: D
     torch.testing.assert_close(scores, low_pass + 0.3 * linear)
 
 
-def test_ego_lightgcn_with_plain_sgd_is_gradient_descent_on_the_summed_loss(devices: Devices) -> None:
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_ego_lightgcn_with_plain_sgd_is_gradient_descent_on_the_summed_loss(
+    devices: Devices, loss: Literal["bce", "bpr"]
+) -> None:
     """One local step, SGD on both sides, everyone, and a server rate of |U| times the usual one."""
     rate = 0.05
     config = EgoLightGCNConfig(
         dim=4,
+        loss=loss,
         item_rate=1.0,
         user_rate=rate,
         initial_scale=0.5,
@@ -78,8 +85,8 @@ def test_ego_lightgcn_with_plain_sgd_is_gradient_descent_on_the_summed_loss(devi
     for number in range(1, 6):
         state = method.round(state, Ask(engine, number))
         items, user = items.requires_grad_(), user.requires_grad_()
-        loss = _summed_loss(cohort, user, items, config, Streams(0, number))
-        by_items, by_user = torch.autograd.grad(loss, (items, user))
+        objective = _summed_loss(cohort, user, items, config, Streams(0, number))
+        by_items, by_user = torch.autograd.grad(objective, (items, user))
         items, user = (items - rate * by_items).detach(), (user - rate * by_user).detach()
         torch.testing.assert_close(state["items"], items, rtol=0, atol=1e-12)
     _, private = engine.look(torch.arange(40), method.memory(state))
@@ -97,8 +104,10 @@ def _summed_loss(cohort: Cohort, user: Tensor, items: Tensor, config: EgoLightGC
         zero = torch.zeros_like(counter)
         drawn = negatives(draw, cohort.keys[position].view(1), bounds, own, zero, counter, cohort.n_items)
         scores = items @ (0.5 * (user[position] + items[own].sum(dim=0) / len(own) ** 0.5))
-        loss = -torch.nn.functional.logsigmoid(scores[own]).sum()
-        loss = loss - torch.nn.functional.logsigmoid(-scores[drawn]).sum()
+        if config.loss == "bce":
+            loss = -logsigmoid(scores[own]).sum() - logsigmoid(-scores[drawn]).sum()
+        else:
+            loss = -logsigmoid(scores[own].unsqueeze(1) - scores[drawn].view(len(own), -1)).mean(dim=1).sum()
         total = total + loss / len(own) ** config.activity_power
     return total
 
@@ -108,26 +117,6 @@ def test_a_round_in_which_nobody_answers_is_given_up(devices: Devices) -> None:
     method = EgoLightGCN(EgoLightGCNConfig(dim=4))
     with pytest.raises(NobodyAnswered):
         method.round(method.start(FEDERATION), Ask(nobody, 1))
-
-
-@pytest.mark.parametrize("config", [ServerOptimizerConfig(), ServerOptimizerConfig(kind="sgd", momentum=0.9)])
-def test_server_steps_are_torchs_own_and_leave_the_old_state_alone(config: ServerOptimizerConfig) -> None:
-    parameter = torch.tensor([[1.0, -2.0]], requires_grad=True)
-    optimizer = (
-        torch.optim.Adam([parameter], lr=0.01)
-        if config.kind == "adam"
-        else torch.optim.SGD([parameter], lr=0.01, momentum=0.9)
-    )
-    state: Tensors = {"items": parameter.detach().clone()}
-    for step in range(3):
-        gradient = torch.tensor([[0.5, 1.0 + step]])
-        parameter.grad = gradient.clone()
-        optimizer.step()
-        before = {name: tensor.clone() for name, tensor in state.items()}
-        after = server_step(config, state, "items", gradient)
-        assert all(torch.equal(state[name], before[name]) for name in before)
-        state = after
-        torch.testing.assert_close(state["items"], parameter.detach())
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
