@@ -76,6 +76,19 @@ class Registry(Generic[C]):
             raise ConfigError(f"unknown {self.sort} kind '{kind}'; {did_you_mean(kind, self._classes)}")
         return self._classes[kind]
 
+    def kind_of(self, component: type[C]) -> str:
+        """The kind that a class was given.
+
+        Raises:
+            ConfigError: if it was given none, as a class that is named by "module:Class".
+        """
+        for kind, known in self._classes.items():
+            if known is component:
+                return kind
+        raise ConfigError(
+            f"{component.__qualname__} has no {self.sort} kind, by which another process could know it; register it"
+        )
+
     def _import(self, kind: str) -> type[C]:
         module_name, _, class_name = kind.partition(":")
         try:

@@ -2,7 +2,7 @@
 
 from fedrec.federated import methods  # fills METHODS and QUERIES
 from fedrec.federated.answers import Answer
-from fedrec.federated.cohort import Cohort, Devices, HeldOut, State
+from fedrec.federated.cohort import Cohort, Devices, HeldOutItems, State
 from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Totals
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
@@ -26,7 +26,7 @@ __all__ = [
     "FederatedMethod",
     "FederatedRecommender",
     "Federation",
-    "HeldOut",
+    "HeldOutItems",
     "LocalEngine",
     "Outer",
     "ParticipationConfig",

@@ -36,7 +36,7 @@ def _rows_of(csr: Csr, users: Tensor) -> Csr:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutItems:
     """One held-out part of some users, and what ranking it takes.
 
     Attributes:
@@ -63,9 +63,9 @@ class HeldOut:
         """
         return cls(*part.csr, tuple(other.csr for other in known), part.items.keys, dict(groups or {}))
 
-    def to(self, device: torch.device | str) -> HeldOut:
+    def to(self, device: torch.device | str) -> HeldOutItems:
         """The same on another device."""
-        return HeldOut(
+        return HeldOutItems(
             self.indptr.to(device),
             self.items.to(device),
             tuple((indptr.to(device), items.to(device)) for indptr, items in self.known),
@@ -73,11 +73,13 @@ class HeldOut:
             {name: codes.to(device) for name, codes in self.groups.items()},
         )
 
-    def take(self, users: Tensor) -> HeldOut:
+    def take(self, users: Tensor) -> HeldOutItems:
         """That of some users, [m] int64 positions, in the order given."""
         indptr, items = _rows_of((self.indptr, self.items), users)
         known = tuple(_rows_of(csr, users) for csr in self.known)
-        return HeldOut(indptr, items, known, self.item_keys, {name: code[users] for name, code in self.groups.items()})
+        return HeldOutItems(
+            indptr, items, known, self.item_keys, {name: code[users] for name, code in self.groups.items()}
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,7 @@ class Cohort:
     items: Tensor
     n_items: int
     silo: Tensor | None = None
-    held_out: HeldOut | None = None
+    held_out: HeldOutItems | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -152,7 +154,7 @@ class Devices:
     items: Tensor
     n_items: int
     silo: Tensor | None = None
-    held_out: Mapping[str, HeldOut] = field(default_factory=dict)
+    held_out: Mapping[str, HeldOutItems] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -161,7 +163,7 @@ class Devices:
         device: torch.device | str = "cpu",
         *,
         silo: Tensor | None = None,
-        held_out: Mapping[str, HeldOut] | None = None,
+        held_out: Mapping[str, HeldOutItems] | None = None,
     ) -> Devices:
         """One device for each user of the vocabulary, in code order; some may hold no interaction."""
         indptr, items = train.csr

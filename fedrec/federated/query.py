@@ -39,7 +39,7 @@ class Query(ABC):
     private: ClassVar[tuple[str, ...]] = ()
     symmetric: ClassVar[frozenset[str]] = frozenset()
     held_out: str | None = None
-    everyone: ClassVar[bool] = False
+    everyone: bool = False
 
     @property
     @abstractmethod
@@ -72,6 +72,11 @@ class Query(ABC):
     def settings(self) -> Mapping[str, Setting]:
         """The plain numbers and words that go with them."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not isinstance(getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
+
+    @classmethod
+    def build(cls, broadcast: Mapping[str, Tensor], settings: Mapping[str, Setting]) -> Query:
+        """The query of a message: the counterpart of `broadcast` and `settings`."""
+        return cls(**broadcast, **settings)
 
     @property
     def bytes_per_interaction(self) -> int:
@@ -107,6 +112,6 @@ def build_query(kind: str, broadcast: Mapping[str, Tensor], settings: Mapping[st
     if kind not in QUERIES:
         raise DataError(f"query kind '{kind}' is not on this node's allow-list; {did_you_mean(kind, QUERIES)}")
     try:
-        return QUERIES[kind](**broadcast, **settings)
+        return QUERIES[kind].build(broadcast, settings)
     except TypeError as error:
         raise DataError(f"query '{kind}' does not fit its definition: {error}") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -13,12 +14,14 @@ from torch import Tensor
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, ModelError, PrivacyError
-from fedrec.federated.cohort import NO_STATE, Devices
-from fedrec.federated.engine import EngineConfig, LocalEngine
+from fedrec.evaluation import Validator
+from fedrec.federated.cohort import NO_STATE, Devices, HeldOutItems
+from fedrec.federated.engine import EngineConfig, LocalEngine, Totals
 from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, silos_of
 from fedrec.federated.private_engine import SILOS, PrivateEngine
+from fedrec.federated.queries import Evaluate
 from fedrec.privacy import (
     Gaussian,
     Guarantee,
@@ -29,7 +32,7 @@ from fedrec.privacy import (
     SystemNoise,
     check_delta,
 )
-from fedrec.recommenders.recommender import Disclosure, Tensors, Training, require_finite
+from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, Training, require_finite
 from fedrec.recommenders.trainer import Stopping
 from fedrec.recommenders.trainer import train as run_rounds
 from fedrec.streams import Streams
@@ -108,11 +111,19 @@ class FederatedRecommender:
         self.check(train)
         device, streams = training.torch_device, Streams(training.seed)
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
-        silo = silos_of(self.population, train, training.seed)
-        local = LocalEngine(Devices.of(train, device, silo=silo), streams, self.participation, sample=secret)
+        validator = self._validator(training)
+        devices = Devices.of(
+            train,
+            device,
+            silo=silos_of(self.population, train, training.seed),
+            held_out={} if validator is None else {"valid": HeldOutItems.of(validator.valid)},
+        )
+        local = LocalEngine(devices, streams, self.participation, sample=secret)
         private = None if self.privacy is None else self._protect(local, self.privacy, training)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
         rounds = _Rounds(self.method, federation, local, private)
+        if validator is not None:
+            training = replace(training, validator=partial(rounds.validate, validator))
         run_rounds(rounds, training, steps=self.method.rounds, stopping=self._stopping())
         self._rounds, self.communication = rounds, rounds.communication
         if self.privacy is not None and private is not None:
@@ -150,6 +161,14 @@ class FederatedRecommender:
             releases = (replace(releases[0], clip=privacy.clip),)
         return Schedule(releases, rate=self.participation.rate, sampling=self.participation.sampling)
 
+    def _validator(self, training: Training) -> Validator | None:
+        """What early stopping asks the devices for. Without early stopping no device is dealt a held-out item.
+
+        A validator that is a function of scores and no more (a researcher's own) stays at the server, in a simulation.
+        """
+        validator = training.validator
+        return validator if isinstance(validator, Validator) and self.method.stopping.patience > 0 else None
+
     def _stopping(self) -> Stopping:
         """The method's own; where noise cannot be drawn again, a checkpoint follows each release.
 
@@ -183,6 +202,7 @@ class _Rounds:
         self.private = private
         self.communication = Communication()
         self._state: Tensors = method.start(federation)
+        self._moment = (0, 0)  # of the next query
 
     def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
         """One round. If nobody answers, the model stays as it was."""
@@ -191,21 +211,39 @@ class _Rounds:
             self._state = self.method.round(self._state, ask)
         for name, tensor in self._state.items():
             require_finite(tensor, f"round {number}, '{name}'")
-        up = sum(totals.bytes_up for totals in ask.totals) / self.federation.n_users / 1e6
-        down = sum(totals.bytes_down for totals in ask.totals) / self.federation.n_users / 1e6
-        self.communication.rounds = number
-        self.communication.mb_up_per_user += up
-        self.communication.mb_down_per_user += down
+        self.communication.rounds, self._moment = number, (number, len(ask.totals))
+        up, down = self._count_costs(ask.totals)
         seen: dict[str, float] = {
             "answered": min((totals.answered for totals in ask.totals), default=0),
-            "delayed": sum(totals.delayed for totals in ask.totals),
-            "late": sum(totals.late for totals in ask.totals),
             "clipped": sum(totals.clipped for totals in ask.totals),
             "refused": sum(sum(totals.refused.values()) for totals in ask.totals),
+            "delayed": sum(totals.delayed for totals in ask.totals),
+            "late": sum(totals.late for totals in ask.totals),
             "mb_up_per_user": up,
             "mb_down_per_user": down,
         }
         return {name: (value, "simulation") for name, value in seen.items()}
+
+    def _count_costs(self, asked: Sequence[Totals]) -> tuple[float, float]:
+        """Megabytes a user, up and down, of some queries, which are added to those of the run."""
+        up = sum(totals.bytes_up for totals in asked) / self.federation.n_users / 1e6
+        down = sum(totals.bytes_down for totals in asked) / self.federation.n_users / 1e6
+        self.communication.mb_up_per_user += up
+        self.communication.mb_down_per_user += down
+        return up, down
+
+    def validate(self, validator: Validator, score: Scorer) -> float:
+        """The validator's number, as the devices give it: a sum of metric values over a sum of users.
+
+        It is not computed from scores, which a server does not have.
+        """
+        engine, (round, phase) = self.private or self.devices, self._moment
+        query = Evaluate.of(self.method, self._state, "valid", [validator.metric], validator.seed, everyone=True)
+        totals = engine.sum(query, round=round, phase=phase)
+        self._moment = (round, phase + 1)
+        self._count_costs([totals])
+        users, value = totals.sums["metrics"][0]
+        return float(value / users)
 
     def score(self, users: Tensor) -> Tensor:
         """Scores of every item, computed with what each user's device holds."""

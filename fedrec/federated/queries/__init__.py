@@ -4,8 +4,9 @@ Whoever reviews what leaves a device reads these modules, and nothing else.
 """
 
 from fedrec.federated.queries.counting import Count
+from fedrec.federated.queries.evaluate import Evaluate
 from fedrec.federated.queries.least_squares import NormalEquations
 from fedrec.federated.queries.local_training import LocalTraining
 from fedrec.federated.queries.spectrum import Gram, Subspace
 
-__all__ = ["Count", "Gram", "LocalTraining", "NormalEquations", "Subspace"]
+__all__ = ["Count", "Evaluate", "Gram", "LocalTraining", "NormalEquations", "Subspace"]
