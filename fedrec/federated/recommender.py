@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, ModelError, PrivacyError
 from fedrec.evaluation import Validator
-from fedrec.federated.cohort import NO_STATE, Devices, HeldOutItems
+from fedrec.federated.cohort import NO_STATE, Cohort, Devices, HeldOutItems
 from fedrec.federated.engine import EngineConfig, LocalEngine, Totals
 from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
 from fedrec.federated.participation import ParticipationConfig
@@ -32,6 +33,7 @@ from fedrec.privacy import (
     SystemNoise,
     check_delta,
 )
+from fedrec.recommenders.histories import Histories
 from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, Training, require_finite
 from fedrec.recommenders.trainer import Stopping
 from fedrec.recommenders.trainer import train as run_rounds
@@ -139,6 +141,19 @@ class FederatedRecommender:
     def score(self, users: Tensor) -> Tensor:
         """Scores of every item, as the users' devices compute them: [n] -> [n, n_items]."""
         return self._fitted().score(users)
+
+    @property
+    def folds_in(self) -> bool:
+        """Whether the fitted method scores from a history alone: then a new user is served like any other."""
+        return self._fitted().folds_in
+
+    def score_histories(self, histories: Histories) -> Tensor:
+        """Scores of every item for users who took no part, from their items: [len(histories), n_items].
+
+        Raises:
+            ModelError: if devices need to remember something of the training.
+        """
+        return self._fitted().score_histories(histories)
 
     def tensors(self) -> Tensors:
         """The server's model and, since a simulation holds them, the users' private states."""
@@ -252,6 +267,23 @@ class _Rounds:
         if query is None:
             return self.method.score(self._state, self.devices.devices.cohort(users), NO_STATE)
         return self.method.score(self._state, *self.devices.look(users, query))
+
+    @property
+    def folds_in(self) -> bool:
+        """Whether devices remember nothing beside their histories."""
+        return self.method.memory(self._state) is None
+
+    def score_histories(self, histories: Histories) -> Tensor:
+        """Scores as the devices of users who took no part would compute them."""
+        if not self.folds_in:
+            raise ModelError(
+                f"{type(self.method).__name__} keeps private state on the devices that it was trained on, so it does "
+                "not fold in; fit it with the new users"
+            )
+        device = self.federation.device
+        keys = torch.zeros(len(histories), dtype=torch.int64, device=device)  # nothing is drawn
+        cohort = Cohort(keys, histories.indptr.to(device), histories.items.to(device), histories.n_items)
+        return self.method.score(self._state, cohort, NO_STATE)
 
     def state(self) -> Tensors:
         """The server's tensors and the users'."""

@@ -1,7 +1,13 @@
 """Recommenders that exist only centrally, the protocol that every recommender fills, and the training loop."""
 
+from fedrec.recommenders.chance import Random, RandomConfig
+from fedrec.recommenders.content import Content, ContentConfig
+from fedrec.recommenders.factorization import BPR, SVD, BPRConfig, SVDConfig
+from fedrec.recommenders.histories import FoldIn, Histories, folds_in
 from fedrec.recommenders.lightgcn import LightGCN, LightGCNConfig
 from fedrec.recommenders.losses import bce, bpr, sampled_softmax, softmax
+from fedrec.recommenders.neighbors import ItemNeighbors, ItemNeighborsConfig, UserNeighbors, UserNeighborsConfig
+from fedrec.recommenders.neumf import NeuMF, NeuMFConfig
 from fedrec.recommenders.recommender import (
     RECOMMENDERS,
     Checkpoints,
@@ -16,24 +22,44 @@ from fedrec.recommenders.recommender import (
 )
 from fedrec.recommenders.sampling import Complement, negatives, pairs_of, sample_negatives
 from fedrec.recommenders.trainer import Learner, Stopping, train
+from fedrec.recommenders.wide_deep import WideDeep, WideDeepConfig
 
 __all__ = [
+    "BPR",
     "RECOMMENDERS",
+    "SVD",
+    "BPRConfig",
     "Checkpoints",
     "Complement",
+    "Content",
+    "ContentConfig",
     "Disclosure",
+    "FoldIn",
+    "Histories",
+    "ItemNeighbors",
+    "ItemNeighborsConfig",
     "Learner",
     "LightGCN",
     "LightGCNConfig",
+    "NeuMF",
+    "NeuMFConfig",
     "NoCheckpoints",
+    "Random",
+    "RandomConfig",
     "Recommender",
+    "SVDConfig",
     "Scorer",
     "Stopping",
     "Tensors",
     "Training",
+    "UserNeighbors",
+    "UserNeighborsConfig",
     "Validator",
+    "WideDeep",
+    "WideDeepConfig",
     "bce",
     "bpr",
+    "folds_in",
     "negatives",
     "pairs_of",
     "require_finite",

@@ -53,6 +53,34 @@ class Learner(Protocol):
         """Continue from saved facts; refuse those that do not fit the state."""
 
 
+def copy_state(state: Tensors, saved: Tensors) -> None:
+    """Overwrite the tensors of a learner's state, in place, by those of a checkpoint.
+
+    Raises:
+        RunError: if a tensor has another shape.
+    """
+    for name, tensor in state.items():
+        if saved[name].shape != tensor.shape:
+            raise RunError(
+                f"the checkpoint's {name} has shape {list(saved[name].shape)} and this configuration needs "
+                f"{list(tensor.shape)}; it was written for other data or settings: delete it and run again"
+            )
+        tensor.copy_(saved[name])
+
+
+def require_facts(facts: Mapping[str, object], saved: Mapping[str, object]) -> None:
+    """Refuse to continue what was begun with another seed or other settings.
+
+    Raises:
+        RunError: if the facts of a checkpoint are not those of the learner.
+    """
+    if dict(saved) != dict(facts):
+        raise RunError(
+            f"the checkpoint was written with {dict(saved)} and this run has {dict(facts)}; "
+            "delete it and run again, or run with those settings"
+        )
+
+
 @dataclass
 class _Progress:
     """How far training is: what a checkpoint holds beside the tensors."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
 from fedrec.data.interactions import Interactions, Vocabulary
@@ -90,4 +91,12 @@ def check_no_leak(
 
 def _one_user(user: Vocabulary, items: Vocabulary, chosen: npt.NDArray[np.int64]) -> Interactions:
     codes = np.sort(chosen).astype(np.int64)
-    return Interactions(np.zeros(len(codes), dtype=np.int64), codes, user, items)
+    return Interactions(
+        user=np.zeros(len(codes), dtype=np.int64),
+        item=codes,
+        users=user,
+        items=items,
+        # Attributes for those who need some; they have nothing to do with who has what.
+        user_attributes=pd.DataFrame({"group": ["everybody"]}),
+        item_attributes=pd.DataFrame({"genres": [f"genre-{code % 4}" for code in range(len(items))]}),
+    )

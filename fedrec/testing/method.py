@@ -10,41 +10,14 @@ to mend it. A method that passes may be batched, dealt to any nodes, clipped, in
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedrec.components import Config
 from fedrec.errors import ConfigError, ModelError, did_you_mean
 from fedrec.federated import FederatedMethod
 from fedrec.testing.checks import CHECKS, rounds_run
+from fedrec.testing.report import CheckReport, Finding
 from fedrec.testing.trial import Trial
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: its name, and what it found wrong; "" if nothing."""
-
-    check: str
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class MethodReport:
-    """What `check_method` found, in the order of the checks."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def failed(self) -> tuple[Finding, ...]:
-        """The checks that found something wrong."""
-        return tuple(finding for finding in self.findings if finding.problem)
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{'FAIL' if finding.problem else 'ok':<5}{finding.check}"
-            + (f": {finding.problem}" if finding.problem else "")
-            for finding in self.findings
-        )
 
 
 def check_method(
@@ -53,7 +26,7 @@ def check_method(
     *,
     skip: Collection[str] = (),
     on_fail: Literal["raise", "report"] = "raise",
-) -> MethodReport:
+) -> CheckReport:
     """Run every check on a method.
 
     Args:
@@ -82,10 +55,9 @@ def check_method(
         findings.append(Finding(name, _problem(check, trial)))
         if findings[-1].problem and check is rounds_run:
             break  # all others compare with this run
-    report = MethodReport(tuple(findings))
-    if report.failed and on_fail == "raise":
-        problems = "; ".join(f"{finding.check}: {finding.problem}" for finding in report.failed)
-        raise ModelError(f"{len(report.failed)} of {len(findings)} checks failed: {problems}")
+    report = CheckReport(tuple(findings))
+    if on_fail == "raise":
+        report.raise_if_failed()
     return report
 
 

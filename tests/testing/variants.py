@@ -18,7 +18,20 @@ FEDERATED: list[tuple[str, dict[str, Any]]] = [
     ("ego-lightgcn", TRAINED | {"rounds": 12, "loss": "bpr", "local_steps": 2, "item_rate": 0.1}),
 ]
 
+PAIRS: dict[str, Any] = {"dim": 8, "epochs": 10, "batch": 256, "rate": 0.01}
+
 CENTRAL: list[tuple[str, dict[str, Any]]] = [
+    ("random", {}),
+    ("item-neighbors", {"neighbors": 5}),
+    ("item-neighbors", {"neighbors": 5, "similarity": "pearson", "shrinkage": 1.0, "activity_power": 0.0}),
+    ("user-neighbors", {"neighbors": 8}),
+    ("user-neighbors", {"neighbors": 8, "similarity": "pearson", "shrinkage": 1.0}),
+    ("svd", {"factors": 4}),
+    ("bpr", {"factors": 8, "epochs": 30, "rate": 0.05}),
+    ("neumf", PAIRS | {"layers": (8, 4)}),
+    ("neumf", PAIRS | {"layers": (8,), "loss": "sampled-softmax", "weight_decay": 0.1}),
+    ("wide-deep", PAIRS | {"layers": (8,)}),
+    ("content", {}),
     ("lightgcn", TRAINED | {"epochs": 12}),
     ("lightgcn", TRAINED | {"epochs": 12, "loss": "sampled-softmax", "negatives": 4}),
     ("lightgcn", TRAINED | {"epochs": 12, "loss": "bpr"}),
