@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedrec.errors import DataError
 from fedrec.federated.cohort import Cohort
 from fedrec.federated.contribution import Contribution
 from fedrec.federated.query import Query
 
 MISFIT = "a shape or type that does not fit"
 NOT_FINITE = "a value that is not finite"
+
+
+class CannotTellApart(DataError):  # noqa: N818 (it says what is the matter, and that need not be a mistake)
+    """A cohort's answers break the contract in a way that hides whose they are; the message is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +33,11 @@ class Answer:
         user: position of the user; of a silo, that of its first one.
         contributions: name -> what it adds to each table, all under owner 0; none if it is refused.
         refused: why it was refused, or "".
-        late: rounds by which it is late.
     """
 
     user: int
     contributions: Mapping[str, Contribution]
     refused: str = ""
-    late: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +74,16 @@ def examine(query: Query, cohort: Cohort, contributions: Mapping[str, Contributi
         contributions: name -> answers, owned by the cohort's users.
 
     Raises:
-        DataError: if an answer is such that the cohort's cannot be told apart (a wrong width, a wrong type).
+        CannotTellApart: if tables, widths, types or owners are wrong.
     """
     if set(contributions) != set(query.tables):
-        return refuse_all(cohort, f"tables {sorted(contributions)} instead of {sorted(query.tables)}")
+        raise CannotTellApart(f"tables {sorted(contributions)} instead of {sorted(query.tables)}")
     reasons: dict[int, str] = {}
     for name, part in contributions.items():
-        reasons |= part.faults(len(cohort), query.tables[name])
+        try:
+            reasons |= part.faults(len(cohort), query.tables[name])
+        except DataError as error:
+            raise CannotTellApart(MISFIT) from error
     if cohort.n_clients < len(cohort):
         by_client = cohort.client.tolist() if reasons else []
         reasons = {by_client[user]: reason for user, reason in reasons.items()}

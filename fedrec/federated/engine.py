@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fedrec.components import Config
-from fedrec.errors import ConfigError, DataError
-from fedrec.federated.answers import MISFIT, Answer, Examined, examine, refuse_all, told_apart
+from fedrec.errors import ConfigError
+from fedrec.federated.answers import Answer, CannotTellApart, Examined, examine, refuse_all, told_apart
 from fedrec.federated.cohort import Cohort, Devices, State
 from fedrec.federated.late import Late, Pending
 from fedrec.federated.memory import PrivateMemory
@@ -32,13 +32,13 @@ class EngineConfig(Config):
     """Where a federated computation runs.
 
     Attributes:
-        kind: "local", in this process.
+        kind: "local", in this process; "reference" is as well, one client at a time and very slow, for debugging.
         device: "cpu", "cuda" or "auto" (CUDA where there is one).
         precision: of the tables and of the devices' arithmetic.
         randomness: "seeded" for simulation; "os" draws noise and participants from the operating system.
     """
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "reference"] = "local"
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
     randomness: Literal["seeded", "os"] = "seeded"
@@ -91,6 +91,23 @@ class Engine(Protocol):
 
     def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
         """The participants' single answers, refused where a guarantee promises sums only."""
+
+
+class Simulation(Engine, Protocol):
+    """An engine whose users are at hand, so that what stays on their devices can be computed here."""
+
+    @property
+    def devices(self) -> Devices:
+        """The population."""
+
+    def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
+        """What some users' devices hold, for computations that stay on them (scoring): nothing of it is released."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The users' private state and the answers on their way, for a checkpoint."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Roll the users back to a checkpoint."""
 
 
 @dataclass(eq=False)
@@ -211,25 +228,27 @@ class LocalEngine:
             for users in self._chunks(drawn.on_time, None):
                 for asked, found, state in self._asked(users, query, round):
                     self.memory.write(asked[found.users], state)
-                    if clip is None:
-                        contributions = found.contributions
-                    else:
+                    if found.refused:
+                        yield Answer(int(asked[0]), {}, refused=next(iter(found.refused)))
+                        continue
+                    contributions = found.contributions
+                    if clip is not None:
                         scale = scales(found.squared_norms, clip)
-                        contributions = {name: part.scaled(scale) for name, part in found.contributions.items()}
-                    yield Answer(int(asked[0]), contributions, refused=next(iter(found.refused), ""))
+                        contributions = {name: part.scaled(scale) for name, part in contributions.items()}
+                    yield Answer(int(asked[0]), contributions)
             self._fold(drawn.late, query, round, clip)  # for their private state alone
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
-        """What some users' devices hold, for computations that stay on them (scoring): nothing of it is released."""
+        """The users as a cohort, and their state."""
         cohort = self.devices.cohort(users)
         return cohort, self._remember(users, cohort, query)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The users' private state and the answers on their way, for a checkpoint."""
+        """Private state and answers on their way."""
         return self.memory.tensors() | self._pending.tensors()
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Roll the users back to a checkpoint."""
+        """The counterpart of `tensors`."""
         self.memory.restore({name: tensor for name, tensor in tensors.items() if not name.startswith("late/")})
         self._pending.restore(tensors)
 
@@ -271,12 +290,12 @@ class LocalEngine:
         contributions, state = query.contribute(cohort, state, self.streams.at(round))
         try:
             found = examine(query, cohort, contributions)
-        except DataError:
+        except CannotTellApart as fault:
             if cohort.n_clients > 1:
                 for own in told_apart(cohort):
                     yield from self._asked(users[own], query, round)
                 return
-            found = refuse_all(cohort, MISFIT)
+            found = refuse_all(cohort, str(fault))
         yield users, found, state if len(found.users) == len(users) else state.take(found.users)
 
     def _remember(self, users: Tensor, cohort: Cohort, query: Query) -> State:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from fedrec.errors import PrivacyError
 from fedrec.federated.answers import Answer
-from fedrec.federated.engine import Engine, LocalEngine, Totals
+from fedrec.federated.cohort import Devices
+from fedrec.federated.engine import Engine, Totals
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.query import Query
 from fedrec.privacy import Clip, Ledger, Mechanism, NoiseSource, Release, Schedule
@@ -20,6 +21,15 @@ SILOS = (
     "a silo's answer is clipped as one, so that the promise would be about silos and not about users, and who is in "
     "which silo may itself depend on everyone's data; set population.kind = 'users', or leave the privacy section out"
 )
+
+
+def require_one_answer(participation: ParticipationConfig) -> None:
+    """Raise a PrivacyError if a user may be in one sum twice."""
+    if participation.late == "fold" and participation.straggler > 0:
+        raise PrivacyError(
+            "participation.late = 'fold' adds a user's late answer to a sum that may hold one in time as well, so that "
+            "one user moves it by two clips; set late = 'discard'"
+        )
 
 
 class PrivateEngine:
@@ -56,12 +66,9 @@ class PrivateEngine:
                 f"the schedule is accounted at {schedule.sampling} sampling of rate {schedule.rate} and the engine "
                 f"samples {sampling.sampling} at {sampling.rate}; build both from one participation section"
             )
-        if sampling.late == "fold" and sampling.straggler > 0:
-            raise PrivacyError(
-                "participation.late = 'fold' adds a user's late answer to a sum that may hold one in time as well, so "
-                "that one user moves it by two clips; set late = 'discard'"
-            )
-        if isinstance(engine, LocalEngine) and engine.devices.silo is not None:
+        require_one_answer(sampling)
+        devices = getattr(engine, "devices", None)
+        if isinstance(devices, Devices) and devices.silo is not None:
             raise PrivacyError(SILOS)
         self.mechanism = mechanism
         self.ledger = Ledger()

@@ -17,12 +17,13 @@ from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, ModelError, PrivacyError
 from fedrec.evaluation import Validator
 from fedrec.federated.cohort import NO_STATE, Cohort, Devices, HeldOutItems
-from fedrec.federated.engine import EngineConfig, LocalEngine, Totals
+from fedrec.federated.engine import EngineConfig, LocalEngine, Simulation, Totals
 from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, silos_of
-from fedrec.federated.private_engine import SILOS, PrivateEngine
+from fedrec.federated.private_engine import SILOS, PrivateEngine, require_one_answer
 from fedrec.federated.queries import Evaluate
+from fedrec.federated.reference_engine import ReferenceEngine
 from fedrec.privacy import (
     Gaussian,
     Guarantee,
@@ -104,6 +105,7 @@ class FederatedRecommender:
                     f"method.stopping.patience = {self.method.stopping.patience}: early stopping looks at users' "
                     "held-out items, and the privacy budget does not pay for that; set patience = 0"
                 )
+            require_one_answer(self.participation)
             check_delta(self.privacy.delta, train.n_users)
             self.privacy.noise_multipliers(self._schedule(self.privacy))
         self.method.start(Federation(train.n_users, train.n_items, Streams(0)))
@@ -120,7 +122,8 @@ class FederatedRecommender:
             silo=silos_of(self.population, train, training.seed),
             held_out={} if validator is None else {"valid": HeldOutItems.of(validator.valid)},
         )
-        local = LocalEngine(devices, streams, self.participation, sample=secret)
+        engine = {"local": LocalEngine, "reference": ReferenceEngine}[self.engine.kind]
+        local = engine(devices, streams, self.participation, sample=secret)
         private = None if self.privacy is None else self._protect(local, self.privacy, training)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
         rounds = _Rounds(self.method, federation, local, private)
@@ -192,7 +195,7 @@ class FederatedRecommender:
         drawn_once = self.privacy is not None and self.engine.randomness == "os"
         return Stopping(every=1, patience=0) if drawn_once else self.method.stopping
 
-    def _protect(self, local: LocalEngine, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
+    def _protect(self, local: Simulation, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
         schedule = self._schedule(privacy)
         # Two arms of one seed must not share their noise, whatever they differ in: subtracting them would remove it.
         setting = f"{privacy.model_dump_json()}{self.participation.model_dump_json()}"
@@ -208,7 +211,7 @@ class _Rounds:
         self,
         method: FederatedMethod,
         federation: Federation,
-        devices: LocalEngine,
+        devices: Simulation,
         private: PrivateEngine | None,
     ) -> None:
         self.method = method

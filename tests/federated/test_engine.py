@@ -171,20 +171,6 @@ def test_a_faulty_answer_is_refused_and_counted_and_the_round_goes_on(
     assert torch.nonzero(state.dense["memory"][:, 0] == 0).flatten().tolist() == [5, 9]
 
 
-def test_answers_for_other_tables_are_refused(devices: Devices) -> None:
-    @dataclass(frozen=True, eq=False)
-    class Elsewhere(Faulty):
-        def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
-            contributions, state = super().contribute(cohort, state, draw)
-            return {"elsewhere": contributions["count"]}, state
-
-    engine = LocalEngine(devices, Streams(0), chunk_bytes=1 << 30)
-    totals = engine.sum(Elsewhere("nan"), round=1, clip=Clip(1.0))
-    assert totals.answered == 0
-    assert totals.refused == {"tables ['elsewhere'] instead of ['count']": 40}
-    assert not totals.sums["count"].any()
-
-
 def test_a_query_that_fails_leaves_every_state_as_it_was(devices: Devices) -> None:
     @dataclass(frozen=True, eq=False)
     class Breaks(Faulty):
