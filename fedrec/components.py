@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 import pydantic
 
 from fedrec.errors import ConfigError, did_you_mean
-from fedrec.spaces import Space, Value
+from fedrec.spaces import Space, Value, as_value
 
 
 class Config(pydantic.BaseModel):
@@ -145,6 +145,20 @@ def changed(config: Config, settings: Mapping[str, Value], place: str) -> Config
     return build_config(type(config), tables, place)
 
 
+def setting_of(config: Config, dotted: str) -> Value:
+    """The value of a setting by its dotted key, arrays as tuples.
+
+    Raises:
+        ConfigError: if there is no such setting.
+    """
+    value: Any = config.model_dump(mode="json")
+    for key in dotted.split("."):
+        if not isinstance(value, dict) or key not in value:
+            raise ConfigError(f"no setting '{dotted}'; {did_you_mean(dotted, _dotted(config))}")
+        value = value[key]
+    return as_value(value)
+
+
 def check_spaces(config: Config, spaces: Mapping[str, Space], place: str) -> None:
     """Make sure that a configuration allows every value of its spaces, as far as one setting at a time can show.
 
@@ -181,7 +195,8 @@ def _keys(model: type[pydantic.BaseModel], path: list[str]) -> list[str]:
     """The valid keys of the model that the path leads to, or of the last one found on the way."""
     for part in path:
         field = model.model_fields.get(part)
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-            model = inner
+        annotation = field.annotation if field else None
+        for inner in (annotation, *get_args(annotation)):  # a section that may be None is a union
+            if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+                model = inner
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -69,26 +69,32 @@ class _Bars:
         if step.job != self._job:
             self._job = step.job
             self._display.update(self._whole, completed=step.job - 1, total=step.jobs)
-            self._display.reset(self._part, description=f"{step.arm}, seed {step.seed}", best="", visible=True)
+            self._display.reset(self._part, description=_what(step), best="", visible=True)
         self._display.update(self._part, completed=step.done, total=step.planned or None, best=_best(step))
 
 
 class _Lines:
-    """A line when an arm begins, and at most one every `SECONDS_BETWEEN_LINES` after that."""
+    """A line when an arm or its tuning begins, and at most one every `SECONDS_BETWEEN_LINES` after that."""
 
     def __init__(self) -> None:
         self._last = 0.0
+        self._tuned = ""
 
     def show(self, step: Step) -> None:
         now = time.monotonic()
-        at = f"[{step.job}/{step.jobs}] {step.arm}, seed {step.seed}"
-        if step.done == 0:
+        at = f"[{step.job}/{step.jobs}] {_what(step)}"
+        if step.done == 0 and (step.trial is None or step.arm != self._tuned):
+            self._tuned = "" if step.trial is None else step.arm
             say(at)
         elif now - self._last > SECONDS_BETWEEN_LINES:
             say(f"{at}: {step.done}/{step.planned} {_best(step)}".rstrip())
         else:
             return
         self._last = now
+
+
+def _what(step: Step) -> str:
+    return f"{step.arm}, seed {step.seed}" if step.trial is None else f"{step.arm}, trial {step.trial}"
 
 
 def _best(step: Step) -> str:

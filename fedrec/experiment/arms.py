@@ -8,11 +8,12 @@ from typing import Annotated, Any, Self
 
 import pydantic
 
-from fedrec.components import Config, build_config
+from fedrec.components import Config, build_config, changed
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.federated import METHODS, ParticipationConfig, PopulationConfig
 from fedrec.privacy import PrivacyConfig
 from fedrec.recommenders import RECOMMENDERS
+from fedrec.spaces import Space, Value, read_spaces
 
 
 def _folder_name(name: str) -> str:
@@ -79,6 +80,38 @@ class MethodConfig(Config):
         return {"kind": self.kind, **self.settings.model_dump(mode="json")}
 
 
+class ArmTuneConfig(Config):
+    """What `[tune]` does otherwise for one arm.
+
+    Attributes:
+        trials: instead of its number; None is its.
+        spaces: instead of those beside the method's configuration; None is those. The key is `space`, and
+            `fedrec.spaces.read_spaces` says how a space is written.
+    """
+
+    trials: int | None = pydantic.Field(None, ge=1)
+    spaces: dict[str, Any] | None = pydantic.Field(None, alias="space")  # `Space`, which has a form of its own in TOML
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], place: str) -> ArmTuneConfig:
+        """The section that a table of a file describes.
+
+        Raises:
+            ConfigError: if a key or a space is wrong.
+        """
+        tables = dict(table)
+        if "space" in tables:
+            if not isinstance(tables["space"], Mapping):
+                raise ConfigError(f"{place}.space = {tables['space']!r}: must be a table of spaces by setting")
+            tables["space"] = read_spaces(tables["space"], f"{place}.space")
+        return build_config(cls, tables, place)  # type: ignore[return-value]
+
+    @pydantic.model_serializer
+    def _as_toml(self) -> dict[str, Any]:
+        spaces = None if self.spaces is None else {key: space.as_table() for key, space in self.spaces.items()}
+        return {"trials": self.trials, "space": spaces}
+
+
 _SECTIONS: dict[str, type[Config]] = {
     "population": PopulationConfig,
     "participation": ParticipationConfig,
@@ -101,6 +134,7 @@ class ArmConfig(Config):
         population: who holds the data; federated methods only.
         participation: who answers in a round; federated methods only.
         privacy: the guarantee that the arm must reach; None is no guarantee.
+        tune: what the experiment's `[tune]` does otherwise for this arm.
     """
 
     name: Name
@@ -108,6 +142,7 @@ class ArmConfig(Config):
     population: PopulationConfig | None = _default(PopulationConfig)
     participation: ParticipationConfig | None = _default(ParticipationConfig)
     privacy: PrivacyConfig | None = None
+    tune: ArmTuneConfig | None = None
 
     @classmethod
     def read(cls, table: Mapping[str, Any], place: str) -> ArmConfig:
@@ -117,15 +152,33 @@ class ArmConfig(Config):
             ConfigError: if a section is wrong.
         """
         arm = dict(table)
-        for name in ("method", *_SECTIONS):
+        for name in ("method", "tune", *_SECTIONS):
             if name in arm and not isinstance(arm[name], Mapping):
                 raise ConfigError(f"{place}.{name} = {arm[name]!r}: must be a table, such as {name} = {{ ... }}")
         if "method" in arm:
             arm["method"] = MethodConfig.read(arm["method"], f"{place}.method")
+        if "tune" in arm:
+            arm["tune"] = ArmTuneConfig.read(arm["tune"], f"{place}.tune")
         for name, model in _SECTIONS.items():
             if name in arm:
                 arm[name] = build_config(model, arm[name], f"{place}.{name}")
         return build_config(cls, arm, place)  # type: ignore[return-value]
+
+    @property
+    def spaces(self) -> Mapping[str, Space]:
+        """What may be tuned, by dotted key of the method's settings; nothing if empty."""
+        if self.tune is not None and self.tune.spaces is not None:
+            return self.tune.spaces
+        return type(self.method.settings).space
+
+    def with_settings(self, settings: Mapping[str, Value]) -> ArmConfig:
+        """The arm with other values of its method's settings, by dotted key.
+
+        Raises:
+            ConfigError: if there is no such setting, or a value is not allowed.
+        """
+        method = changed(self.method.settings, settings, f"arms.{self.name}.method")
+        return self.model_copy(update={"method": MethodConfig(kind=self.method.kind, settings=method)})
 
     @pydantic.model_validator(mode="after")
     def _only_a_federation_has_sections(self) -> Self:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pydantic
 import tomli_w
 
-from fedrec.components import Config, build_config
+from fedrec.components import Config, build_config, check_spaces, setting_of
 from fedrec.data import DataConfig
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import EvaluationConfig
 from fedrec.experiment.arms import ArmConfig, Name
+from fedrec.experiment.search import Search, TuneConfig
 from fedrec.federated import EngineConfig
+from fedrec.spaces import Value
 
 
 class ExperimentConfig(Config):
@@ -33,6 +35,7 @@ class ExperimentConfig(Config):
         evaluation: how the arms are compared.
         arms: what is compared.
         engine: what the federated arms run on.
+        tune: how settings are chosen before the arms are compared; None takes them as they are.
     """
 
     name: Name
@@ -41,6 +44,7 @@ class ExperimentConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     arms: tuple[ArmConfig, ...]
     engine: EngineConfig = EngineConfig()
+    tune: TuneConfig | None = None
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> ExperimentConfig:
@@ -76,6 +80,79 @@ class ExperimentConfig(Config):
                 raise ConfigError(f"arms: two arms are named '{seen[folded]}' and '{arm.name}'; rename one")
             seen[folded] = arm.name
         return arms
+
+    @pydantic.model_validator(mode="after")
+    def _tuning_is_possible(self) -> Self:
+        for arm in self.arms:
+            if arm.tune is not None and self.tune is None:
+                raise ConfigError(
+                    f"arms.{arm.name}.tune: the experiment has no [tune] section; add one, or remove this"
+                )
+        if self.tune is not None:
+            self._check_tuned_arms(self.tune)
+            self.searches()
+        return self
+
+    def _check_tuned_arms(self, tune: TuneConfig) -> None:
+        names = {arm.name: arm for arm in self.arms}
+        for name in tune.arms or ():
+            if name not in names:
+                raise ConfigError(f"tune.arms: there is no arm '{name}'; {did_you_mean(name, names)}")
+            if not names[name].spaces:
+                raise ConfigError(
+                    f"tune.arms: arm '{name}' has no search space; give it one, such as "
+                    "tune = { space = { rate = { log-uniform = [1e-3, 1e-1] } } }"
+                )
+        if not any(arm.spaces for arm in self.arms):
+            raise ConfigError(
+                "tune: no arm has a search space; give one, such as arms.<name>.tune.space.dim = [32, 64]"
+            )
+
+    def searches(self) -> dict[str, Search]:
+        """The search for the settings of each arm that is tuned, by the arm's name.
+
+        Raises:
+            ConfigError: if a space holds what the method does not allow, a grid is too large, or a private arm would
+                be tuned without saying so.
+        """
+        tune = self.tune
+        if tune is None:
+            return {}
+        found = {}
+        for arm in self.arms:
+            if not arm.spaces or (tune.arms is not None and arm.name not in tune.arms):
+                continue
+            if arm.privacy is not None and not tune.unpaid:
+                raise ConfigError(
+                    f"arms.{arm.name}: tuning looks at the users' data again and again, which this arm's epsilon does "
+                    "not pay for; list the arms to tune in tune.arms, or say tune.unpaid = true"
+                )
+            settings, place = arm.method.settings, f"arms.{arm.name}.method"
+            check_spaces(settings, arm.spaces, place)
+            try:
+                found[arm.name] = Search(
+                    arm=arm.name,
+                    spaces=arm.spaces,
+                    own={key: setting_of(settings, key) for key in arm.spaces},
+                    sampler=tune.sampler,
+                    trials=(arm.tune and arm.tune.trials) or tune.trials,
+                    points=tune.points,
+                    pruner=tune.pruner,
+                    seed=self.tuning_seeds[0],
+                )
+            except ConfigError as error:
+                raise ConfigError(f"arms.{arm.name}.tune: {error}") from None
+        return found
+
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """The seeds that trials are fitted with."""
+        return (self.tune and self.tune.seeds) or self.seeds[:1]
+
+    def tuned(self, chosen: Mapping[str, Mapping[str, Value]]) -> ExperimentConfig:
+        """The same experiment with chosen settings, by arm and dotted key, and nothing left to tune."""
+        arms = tuple(arm.with_settings(chosen.get(arm.name, {})).model_copy(update={"tune": None}) for arm in self.arms)
+        return self.model_copy(update={"arms": arms, "tune": None})
 
     def to_toml(self) -> str:
         """The effective configuration, every default written out; `read_config` gives back an equal one.

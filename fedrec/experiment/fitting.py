@@ -57,7 +57,7 @@ class Fit:
     seconds: float
 
 
-def _unseen(step: int, value: float) -> None:
+def keep_going(step: int, value: float) -> None:
     """Lets every fit go on."""
 
 
@@ -71,7 +71,7 @@ def fit_arm(
     checkpoints: FileCheckpoints,
     told: Told,
     steps: int | None = None,
-    look: Look = _unseen,
+    look: Look = keep_going,
 ) -> Fit:
     """Fit an arm, from its checkpoint if there is one.
 

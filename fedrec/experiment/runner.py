@@ -7,6 +7,7 @@ the same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,13 +20,16 @@ import torch
 
 from fedrec.data import Interactions, LoadedData, Split, load_split
 from fedrec.errors import ConfigError, FedrecError
-from fedrec.evaluation import Evaluation, evaluate, make_validator
+from fedrec.evaluation import Evaluation, Validator, evaluate, make_validator
 from fedrec.experiment import manifest
 from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.fitting import Told, build_arm, fit_arm
-from fedrec.experiment.store import ArmDirectory, Chosen, History, Result, RunDirectory, write_json
+from fedrec.experiment.search import Search
+from fedrec.experiment.store import ArmDirectory, Chosen, History, Result, RunDirectory, write_atomically, write_json
 from fedrec.experiment.summary import GROUP, write_tables
+from fedrec.experiment.trials import TrialLog
+from fedrec.experiment.tuning import Tuned, tune
 from fedrec.federated import FederatedRecommender
 from fedrec.recommenders import Training
 
@@ -36,10 +40,11 @@ class Step:
 
     Attributes:
         arm, seed: what is being fitted.
-        job, jobs: its number, from 1, among all arms and seeds.
+        job, jobs: its number, from 1, among all trials, and arms and seeds.
         done, planned: epochs or rounds; early stopping may end before all are done.
         best: the best value of the validation metric so far, if there is one.
         metric: its name.
+        trial: its number, from 0, if settings are tried; None when they are settled.
     """
 
     arm: str
@@ -50,6 +55,7 @@ class Step:
     planned: int
     best: float | None
     metric: str
+    trial: int | None = None
 
 
 Progress = Callable[[Step], None]
@@ -119,12 +125,28 @@ def _prepare(config: ExperimentConfig) -> LoadedData:
     data = load_split(config.data, config.seeds[0])
     make_validator(data.split, config.evaluation, config.seeds[0])
     _try_evaluation(data.split, config)
+    if config.tune is not None and not len(data.split.valid):
+        raise ConfigError(
+            "tune: the split has no validation part to choose by; give it one, as data.split.valid or valid_share, "
+            "or remove [tune]"
+        )
     for arm in config.arms:
         with _naming(f"arms.{arm.name}"):
-            recommender = build_arm(arm, config.engine)
-            if isinstance(recommender, FederatedRecommender):
-                recommender.check(data.split.train)
+            _check(arm, config, data.split.train)
+    for name, search in config.searches().items():
+        (arm,) = (arm for arm in config.arms if arm.name == name)
+        for key, space in search.spaces.items():
+            for end in space.ends():
+                with _naming(f"arms.{name}.tune.space.{key}, at {end}"):
+                    _check(arm.with_settings({key: end}), config, data.split.train)
     return data
+
+
+def _check(arm: ArmConfig, config: ExperimentConfig, train: Interactions) -> None:
+    """Whether an arm can be trained, as far as can be said beforehand."""
+    recommender = build_arm(arm, config.engine)
+    if isinstance(recommender, FederatedRecommender):
+        recommender.check(train)
 
 
 @contextmanager
@@ -154,18 +176,68 @@ def _try_evaluation(split: Split, config: ExperimentConfig) -> None:
 
 
 def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, progress: Progress) -> None:
-    """Do what is not done yet; call it with the folder locked."""
-    jobs = [(arm, seed) for arm in config.arms for seed in config.seeds]
-    for number, (arm, seed) in enumerate(jobs, start=1):
+    """Do what is not done yet; call it with the folder locked.
+
+    Every choice is made before the first arm is tested.
+    """
+    searches = config.searches()
+    trials = sum(search.length for search in searches.values())
+    jobs = trials + len(config.arms) * len(config.seeds)
+    first = Step("", config.tuning_seeds[0], 0, jobs, 0, 0, None, config.evaluation.metric)
+    found = _tune(directory, config, searches, split, first, progress)
+    tuned = config.tuned({arm: of_arm.chosen.settings for arm, of_arm in found.items()})
+    if found:
+        write_atomically(directory.path / "tuned.toml", tuned.to_toml())
+    for number, (arm, seed) in enumerate(itertools.product(tuned.arms, tuned.seeds), start=trials + 1):
         folder = directory.arm(arm.name, seed)
         if not folder.finished:
-            told = Step(arm.name, seed, number, len(jobs), 0, 0, None, config.evaluation.metric)
+            told = replace(first, arm=arm.name, seed=seed, job=number)
             with _naming(f"arms.{arm.name}, seed {seed}"):
-                _fit_and_test(arm, seed, config, split, folder, told, progress)
-    write_tables(directory, config)
+                _fit_and_test(arm, seed, tuned, split, folder, told, progress)
+    write_tables(directory, tuned, {arm: of_arm.as_dict(config.evaluation.metric) for arm, of_arm in found.items()})
     facts = directory.manifest
     facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
     write_json(directory.path / "manifest.json", facts)
+
+
+def _tune(
+    directory: RunDirectory,
+    config: ExperimentConfig,
+    searches: Mapping[str, Search],
+    split: Split,
+    first: Step,
+    progress: Progress,
+) -> dict[str, Tuned]:
+    """Search the settings of each arm that is tuned. Trials are handed train and validators, and never the split."""
+    validators: dict[int, Validator] = {}
+    for seed in config.tuning_seeds:
+        validator = make_validator(split, config.evaluation, seed)
+        if validator is not None:
+            validators[seed] = validator
+    found: dict[str, Tuned] = {}
+    before = 0
+    for arm in config.arms:
+        if arm.name not in searches:
+            continue
+        log = TrialLog(directory.trials(arm.name))
+        told = replace(first, arm=arm.name, job=before + 1)
+        with _naming(f"arms.{arm.name}, tuning"):
+            found[arm.name] = tune(
+                arm, searches[arm.name], split.train, validators, config.engine, log, _telling(progress, told)
+            )
+        before += searches[arm.name].length
+    return found
+
+
+def _telling(progress: Progress, first: Step) -> Callable[[int], Told]:
+    """What tells of each trial, by its number; `first` is the step of the first one."""
+
+    def begin(number: int) -> Told:
+        step = replace(first, job=first.job + number, trial=number)
+        progress(step)
+        return lambda done, planned, best: progress(replace(step, done=done, planned=planned, best=best))
+
+    return begin
 
 
 def _fit_and_test(

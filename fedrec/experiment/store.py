@@ -247,6 +247,10 @@ class RunDirectory:
         """The folder of an arm and seed."""
         return ArmDirectory(self.path / "arms" / arm / f"seed-{seed}")
 
+    def trials(self, arm: str) -> Path:
+        """The folder that an arm's trial log is kept in."""
+        return self.path / "arms" / arm
+
     def require_free(self) -> None:
         """Make sure that a new run may be written here.
 

@@ -63,6 +63,7 @@ def render(results: Results) -> str:
         pictures=drawn,
         guarantees={arm: guarantee for arm in results.arms if (guarantee := results.arm(arm)["guarantee"])},
         metrics=_metrics(summary),
+        tuning={arm: tuning for arm in results.arms if (tuning := results.arm(arm).get("tuning"))},
     )
 
 

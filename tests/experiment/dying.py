@@ -31,6 +31,6 @@ def killed_at_write(number: int) -> Iterator[None]:
         original(path, content)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("store", "summary"):
+        for module in ("store", "summary", "runner", "trials"):
             patch.setattr(f"fedrec.experiment.{module}.write_atomically", write)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.data import Interactions
+from fedrec.errors import ModelError
 from fedrec.recommenders import Tensors, Training
+from fedrec.spaces import Space, Uniform
 
 
 class ConstantConfig(Config):
@@ -44,3 +47,39 @@ class Diverged(Constant):
 
     def score(self, users: Tensor) -> Tensor:
         return super().score(users) * torch.nan
+
+
+class HillConfig(Config):
+    """Where one stands.
+
+    Attributes:
+        x: the hill's top is at 0.3.
+        cliff: beyond it training diverges.
+    """
+
+    x: float = 0.0
+    cliff: float = 2.0
+
+    space: ClassVar[Mapping[str, Space]] = {"x": Uniform(-1, 1)}
+
+
+class Hill:
+    """Ranks better the nearer `x` is to 0.3: it swaps a share of its scores for noise that is always the same."""
+
+    config_class: ClassVar[type[Config]] = HillConfig
+
+    def __init__(self, config: HillConfig) -> None:
+        self.config = config
+
+    def fit(self, train: Interactions, training: Training) -> None:
+        if self.config.x > self.config.cliff:
+            raise ModelError("the hill ends here; go back")
+        wrong = torch.rand(train.n_users, train.n_items, generator=torch.Generator().manual_seed(0))
+        degrees = torch.from_numpy(train.item_degrees).double()
+        self.scores = degrees / degrees.sum() - abs(self.config.x - 0.3) * wrong
+
+    def score(self, users: Tensor) -> Tensor:
+        return self.scores[users]
+
+    def tensors(self) -> Tensors:
+        return {"scores": self.scores}
