@@ -6,6 +6,7 @@ server's state is a mapping of names to tensors, which is also what a checkpoint
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from fedrec.components import Config, Registry
 from fedrec.errors import ModelError
+from fedrec.federated.answers import Answer
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.engine import Engine, Totals
 from fedrec.federated.query import Query
-from fedrec.privacy import PlannedRelease
+from fedrec.privacy import Clip, PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
@@ -81,6 +83,28 @@ class Ask:
         if totals.answered + totals.late == 0:
             raise NobodyAnswered
         return totals
+
+    def answers(self, query: Query, clip: Clip | None = None) -> list[Answer]:
+        """The single answers of this round's participants, for methods and defences that need them.
+
+        Answers that are refused are counted and left out.
+
+        Raises:
+            PrivacyError: under a guarantee, which promises sums.
+        """
+        phase = len(self.totals)
+        found = list(self._engine.answers(query, round=self.round, phase=phase, clip=clip))
+        taken = [answer for answer in found if not answer.refused]
+        self.totals.append(
+            Totals(
+                {},
+                answered=len(taken),
+                refused=Counter(answer.refused for answer in found if answer.refused),
+                bytes_up=sum(part.bytes() for answer in taken for part in answer.contributions.values()),
+                bytes_down=len(found) * sum(sent.numel() * sent.element_size() for sent in query.broadcast.values()),
+            )
+        )
+        return taken
 
 
 class FederatedMethod(Protocol):

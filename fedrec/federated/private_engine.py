@@ -98,10 +98,14 @@ class PrivateEngine:
         be one more release.
 
         Raises:
-            PrivacyError: if the release was not planned, or the query asks for a clip of its own.
+            PrivacyError: if the release was not planned, or the query asks for a clip of its own or for everyone.
         """
         if clip is not None:
             raise PrivacyError(f"query '{query.kind}' asks for clip {clip.norm}; the schedule sets the clip: give none")
+        if query.everyone:
+            raise PrivacyError(
+                f"query '{query.kind}' asks everyone, and its release is accounted for a round's participants; ask them"
+            )
         moment = (round, phase, query.kind)
         if self._last is not None and self._last[0] == moment:
             return self._last[1]

@@ -28,6 +28,7 @@ from fedrec.privacy import (
     Gaussian,
     Guarantee,
     Ledger,
+    PlannedRelease,
     PrivacyConfig,
     Schedule,
     SeededNoise,
@@ -36,7 +37,6 @@ from fedrec.privacy import (
 )
 from fedrec.recommenders.histories import Histories
 from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, Training, require_finite
-from fedrec.recommenders.trainer import Stopping
 from fedrec.recommenders.trainer import train as run_rounds
 from fedrec.streams import Streams
 
@@ -100,11 +100,7 @@ class FederatedRecommender:
         if self.privacy is not None:
             if self.population.kind == "silos":
                 raise PrivacyError(f"population.kind = 'silos': {SILOS}")
-            if self.method.stopping.patience > 0:
-                raise ConfigError(
-                    f"method.stopping.patience = {self.method.stopping.patience}: early stopping looks at users' "
-                    "held-out items, and the privacy budget does not pay for that; set patience = 0"
-                )
+            self._check_stopping(self.privacy)
             require_one_answer(self.participation)
             check_delta(self.privacy.delta, train.n_users)
             self.privacy.noise_multipliers(self._schedule(self.privacy))
@@ -129,7 +125,17 @@ class FederatedRecommender:
         rounds = _Rounds(self.method, federation, local, private)
         if validator is not None:
             training = replace(training, validator=partial(rounds.validate, validator))
-        run_rounds(rounds, training, steps=self.method.rounds, stopping=self._stopping())
+        # Noise that cannot be drawn again is saved with each round: a resumed run does over at most the round in which
+        # it was killed, of which nobody saw a number.
+        drawn_once = private is not None and self.engine.randomness == "os"
+        run_rounds(
+            rounds,
+            training,
+            steps=self.method.rounds,
+            stopping=self.method.stopping,
+            save_every=1 if drawn_once else None,
+            disclosure="simulation" if private is None else "released",
+        )
         self._rounds, self.communication = rounds, rounds.communication
         if self.privacy is not None and private is not None:
             self.guarantee = Guarantee.of(
@@ -177,7 +183,40 @@ class FederatedRecommender:
                     f"privacy.clip = {privacy.clip}: one clip cannot serve the queries {kinds}; set the method's clips"
                 )
             releases = (replace(releases[0], clip=privacy.clip),)
+        if privacy.validation is not None:
+            # A look may come with any round's releases, and shares of one draw must not sum to more than one.
+            releases = tuple(replace(planned, share=(1 - privacy.validation) * planned.share) for planned in releases)
+            every = self.method.stopping.every
+            looks = PlannedRelease(
+                query=Evaluate.kind,
+                draws=self.method.rounds // every,
+                clip=2**0.5,  # 1 for the count and at most 1 for the metric: nobody is cut
+                share=privacy.validation,
+                first=every,
+                every=every,
+            )
+            releases = (*releases, looks)
         return Schedule(releases, rate=self.participation.rate, sampling=self.participation.sampling)
+
+    def _check_stopping(self, privacy: PrivacyConfig) -> None:
+        """Early stopping looks at users' held-out items: under a guarantee it is planned and paid for, or left out."""
+        stopping, rounds = self.method.stopping, self.method.rounds
+        if stopping.patience > 0 and privacy.validation is None:
+            raise ConfigError(
+                f"method.stopping.patience = {stopping.patience}: early stopping looks at users' held-out items, and "
+                "the privacy budget does not pay for that; set patience = 0, or privacy.validation = 0.1 to set a "
+                "tenth aside"
+            )
+        if privacy.validation is not None and stopping.patience == 0:
+            raise ConfigError(
+                f"privacy.validation = {privacy.validation}: this arm does not stop early; set "
+                "method.stopping.patience, or leave validation out"
+            )
+        if privacy.validation is not None and rounds % stopping.every:
+            raise ConfigError(
+                f"method.rounds = {rounds} is no multiple of stopping.every = {stopping.every}, so that the last look "
+                "would not be one that was planned; change either"
+            )
 
     def _validator(self, training: Training) -> Validator | None:
         """What early stopping asks the devices for. Without early stopping no device is dealt a held-out item.
@@ -185,15 +224,10 @@ class FederatedRecommender:
         A validator that is a function of scores and no more (a researcher's own) stays at the server, in a simulation.
         """
         validator = training.validator
-        return validator if isinstance(validator, Validator) and self.method.stopping.patience > 0 else None
-
-    def _stopping(self) -> Stopping:
-        """The method's own; where noise cannot be drawn again, a checkpoint follows each release.
-
-        A resumed run then does over at most the round in which it was killed, of which nobody saw a number.
-        """
-        drawn_once = self.privacy is not None and self.engine.randomness == "os"
-        return Stopping(every=1, patience=0) if drawn_once else self.method.stopping
+        watching = self.method.stopping.patience > 0 and training.steps is None
+        if watching and self.privacy is not None and not isinstance(validator, Validator | None):
+            raise ConfigError("a validator that is a function of scores asks the devices nothing; use make_validator's")
+        return validator if isinstance(validator, Validator) and watching else None
 
     def _protect(self, local: Simulation, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
         schedule = self._schedule(privacy)
@@ -253,15 +287,16 @@ class _Rounds:
     def validate(self, validator: Validator, score: Scorer) -> float:
         """The validator's number, as the devices give it: a sum of metric values over a sum of users.
 
-        It is not computed from scores, which a server does not have.
+        It is not computed from scores, which a server does not have. Under a guarantee it is that of the round's
+        participants, with noise on both sums.
         """
-        engine, (round, phase) = self.private or self.devices, self._moment
-        query = Evaluate.of(self.method, self._state, "valid", [validator.metric], validator.seed, everyone=True)
+        engine, (round, phase), everyone = self.private or self.devices, self._moment, self.private is None
+        query = Evaluate.of(self.method, self._state, "valid", [validator.metric], validator.seed, everyone=everyone)
         totals = engine.sum(query, round=round, phase=phase)
         self._moment = (round, phase + 1)
         self._count_costs([totals])
         users, value = totals.sums["metrics"][0]
-        return float(value / users)
+        return float(value / users.clamp(min=1.0))  # noise may take a number of users to zero and below
 
     def score(self, users: Tensor) -> Tensor:
         """Scores of every item, computed with what each user's device holds."""

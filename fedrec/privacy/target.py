@@ -18,6 +18,8 @@ class PrivacyConfig(Config):
         noise_multiplier: or the noise of a whole participation draw, as a multiple of the clip.
         delta: δ; below one over the number of users.
         clip: bound on one user's contribution to a query; None takes the method's own.
+        validation: share of every draw's budget that is set aside for early stopping, whose looks are then releases
+            like any other, of the participants' metric; None allows no early stopping.
         trust: who adds the noise. "central": the server, which sees every answer.
         accountant: the one that is quoted; RDP is always reported beside it.
     """
@@ -26,6 +28,7 @@ class PrivacyConfig(Config):
     noise_multiplier: float | None = None
     delta: float = 1e-5
     clip: float | None = None
+    validation: float | None = None
     trust: Literal["central"] = "central"
     accountant: Literal["prv"] = "prv"
 
@@ -41,6 +44,13 @@ class PrivacyConfig(Config):
     def _positive(cls, value: float | None) -> float | None:
         if value is not None and value <= 0:
             raise ValueError("must be above 0; leave the privacy section out for a run without noise")
+        return value
+
+    @field_validator("validation")
+    @classmethod
+    def _part(cls, value: float | None) -> float | None:
+        if value is not None and not 0 < value < 1:
+            raise ValueError("must be between 0 and 1, such as 0.1; leave it out to train without early stopping")
         return value
 
     @field_validator("delta")

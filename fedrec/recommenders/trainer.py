@@ -91,7 +91,15 @@ class _Progress:
     stale: int = 0  # looks since the best one
 
 
-def train(learner: Learner, training: Training, *, steps: int, stopping: Stopping) -> None:
+def train(
+    learner: Learner,
+    training: Training,
+    *,
+    steps: int,
+    stopping: Stopping,
+    save_every: int | None = None,
+    disclosure: Disclosure = "simulation",
+) -> None:
     """Run a learner's steps, from its checkpoint if there is one, and leave it in its best state.
 
     With a validator and patience the best state is that of the best validation value; otherwise it is the last one.
@@ -101,7 +109,9 @@ def train(learner: Learner, training: Training, *, steps: int, stopping: Stoppin
         learner: in its initial state.
         training: validator, log, progress and checkpoints.
         steps: the most steps that are done.
-        stopping: when to validate and when to stop; a checkpoint is saved at each look.
+        stopping: when to validate and when to stop.
+        save_every: steps between two checkpoints; None saves one at each look.
+        disclosure: what the validation metric is; "released" if it went through the ledger.
 
     Raises:
         ModelError: if a logged value or the validation metric is not finite.
@@ -122,7 +132,7 @@ def train(learner: Learner, training: Training, *, steps: int, stopping: Stoppin
         look = now.step % stopping.every == 0 or now.step == steps
         if look and training.validator is not None and watching:
             value = _finite(training.validator(learner.score), "validation", now.step)
-            rows.append((now.step, "validation", value, "simulation"))
+            rows.append((now.step, "validation", value, disclosure))
             if value > now.best_value:
                 now.best_value, now.best_step, now.stale = value, now.step, 0
                 best = _copy(learner.state())
@@ -132,7 +142,7 @@ def train(learner: Learner, training: Training, *, steps: int, stopping: Stoppin
             training.log(*row)
         logged += rows
         training.progress(now.step, steps, now.best_value if watching and now.best_step else None)
-        if look:
+        if look if save_every is None else now.step % save_every == 0 or now.step == steps:
             _save(learner, training, now, best, logged)
     if watching and best:
         learner.restore(best)

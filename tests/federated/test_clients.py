@@ -15,6 +15,7 @@ from fedrec.components import build_config
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, PrivacyError
 from fedrec.federated import (
+    Ask,
     Cohort,
     Contribution,
     Devices,
@@ -268,6 +269,17 @@ def test_what_a_round_has_sent_is_not_sent_again(devices: Devices) -> None:
     assert engine.sum(replace(query, items=query.items.clone()), round=1, phase=1).bytes_down == 0
     assert engine.sum(replace(query, items=query.items + 1), round=1, phase=2).bytes_down == table
     assert engine.sum(query, round=2).bytes_down == table
+
+
+def test_a_method_may_ask_for_single_answers(devices: Devices) -> None:
+    ask = Ask(LocalEngine(devices, Streams(0)), round=1)
+    answers = ask.answers(Misbehaved("width", int(devices.keys[13])), Clip(1.0))
+    assert [answer.user for answer in answers] == [user for user in range(40) if user != 13]
+    assert all(float(answer.contributions["count"].squared_norms(1)) <= 1 + 1e-12 for answer in answers)
+    assert (ask.totals[0].answered, dict(ask.totals[0].refused)) == (39, {FAULTS["width"]: 1})
+    assert ask.totals[0].bytes_up == (len(devices.items) - 6) * 12
+    ask(Count(25))  # the next phase
+    assert len(ask.totals) == 2
 
 
 def users_with(histories: list[list[int]], **columns: list[Any]) -> Interactions:

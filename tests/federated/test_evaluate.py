@@ -13,21 +13,24 @@ import torch
 from torch import Tensor
 
 from fedrec.data import Interactions, Split
-from fedrec.errors import ConfigError, DataError, ModelError
+from fedrec.errors import ConfigError, DataError, ModelError, PrivacyError
 from fedrec.evaluation import EvaluationConfig, Validator, evaluate, make_validator, user_groups
 from fedrec.federated import (
     Cohort,
     Contribution,
     Devices,
+    EngineConfig,
     FederatedRecommender,
     HeldOutItems,
     LocalEngine,
     ParticipationConfig,
+    PrivateEngine,
     State,
     build_query,
 )
 from fedrec.federated.methods import EgoLightGCN, EgoLightGCNConfig, Popularity, PopularityConfig
 from fedrec.federated.queries import Evaluate, LocalTraining
+from fedrec.privacy import Gaussian, PlannedRelease, PrivacyConfig, Schedule, SeededNoise
 from fedrec.recommenders import Training
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
@@ -236,3 +239,59 @@ def test_interactions_of_a_part_are_those_of_its_users(train: Interactions) -> N
     some = part.take(torch.tensor([2, 0]))
     assert (some.indptr.tolist(), some.items.tolist()) == ([0, 2, 3], [1, 4, 3])
     assert [csr[1].tolist() for csr in some.known] == [[0]]
+
+
+@pytest.mark.parametrize("randomness", ["seeded", "os"])
+def test_early_stopping_under_a_guarantee_is_released_and_paid_for(split: Split, randomness: str) -> None:
+    """Every look is in the ledger, at the share set aside; the history calls it released; epsilon is that of it all."""
+    validator = make_validator(split, EvaluationConfig(k=(5,), metric="ndcg@5"), 0)
+    logged: list[tuple[str, float, str]] = []
+    recommender = FederatedRecommender(
+        EgoLightGCN(EgoLightGCNConfig(dim=4, rounds=6, stopping=Stopping(every=2, patience=3))),
+        participation=ParticipationConfig(rate=0.5),
+        privacy=PrivacyConfig(noise_multiplier=2.0, delta=1e-3, validation=0.2),
+        engine=EngineConfig.model_validate({"randomness": randomness}),
+    )
+    training = Training(
+        device="cpu", validator=validator, log=lambda step, name, value, how: logged.append((name, value, how))
+    )
+    recommender.fit(split.train, training)
+    looks = [(value, how) for name, value, how in logged if name == "validation"]
+    assert len(looks) == 3
+    assert {how for _, how in looks} == {"released"}
+    guarantee = recommender.guarantee
+    assert guarantee is not None
+    assert [release.query for release in guarantee.made].count("evaluate") == 3
+    assert {release.draw for release in guarantee.made if release.query == "evaluate"} == {2, 4, 6}
+    assert guarantee.noise_multipliers["evaluate"] == pytest.approx(2.0 / 0.2**0.5)
+    assert guarantee.noise_multipliers["local-training"] == pytest.approx(2.0 / 0.8**0.5)
+    # Noise of deviation √2 · 2/√.2 = 6.3 on sums over some fifteen users: the exact means would lie in [0, 1].
+    assert any(not 0 <= value <= 1 for value, _ in looks) or randomness == "os"
+
+
+def test_early_stopping_that_is_not_planned_is_refused(split: Split) -> None:
+    def check(validation: float | None, rounds: int = 6, patience: int = 3) -> None:
+        stopping = Stopping(every=2, patience=patience)
+        privacy = PrivacyConfig(noise_multiplier=2.0, delta=1e-3, validation=validation)
+        method = EgoLightGCN(EgoLightGCNConfig(dim=4, rounds=rounds, stopping=stopping))
+        FederatedRecommender(method, privacy=privacy).check(split.train)
+
+    check(0.1)
+    with pytest.raises(ConfigError, match=r"set patience = 0, or privacy\.validation = 0\.1"):
+        check(None)
+    with pytest.raises(ConfigError, match="does not stop early"):
+        check(0.1, patience=0)
+    with pytest.raises(ConfigError, match=r"rounds = 7 is no multiple of stopping\.every = 2"):
+        check(0.1, rounds=7)
+    for wrong in (0.0, 1.0):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            check(wrong)
+    schedule = Schedule((PlannedRelease(query="evaluate", draws=1, clip=2.0),))
+    engine = PrivateEngine(
+        LocalEngine(dealt(split), Streams(0)), schedule, {"evaluate": 1.0}, SeededNoise(Streams(0)), Gaussian()
+    )
+    query = Evaluate.of(
+        Popularity(PopularityConfig()), {"count": torch.zeros(25)}, "valid", ["ndcg@5"], 0, everyone=True
+    )
+    with pytest.raises(PrivacyError, match="asks everyone"):
+        engine.sum(query, round=1)
