@@ -3,6 +3,7 @@
 from fedrec.recommenders.chance import Random, RandomConfig
 from fedrec.recommenders.content import Content, ContentConfig
 from fedrec.recommenders.factorization import BPR, SVD, BPRConfig, SVDConfig
+from fedrec.recommenders.full_batch import FullBatchLightGCN, FullBatchLightGCNConfig
 from fedrec.recommenders.histories import FoldIn, Histories, folds_in
 from fedrec.recommenders.lightgcn import LightGCN, LightGCNConfig
 from fedrec.recommenders.losses import bce, bpr, sampled_softmax, softmax
@@ -35,6 +36,8 @@ __all__ = [
     "ContentConfig",
     "Disclosure",
     "FoldIn",
+    "FullBatchLightGCN",
+    "FullBatchLightGCNConfig",
     "Histories",
     "ItemNeighbors",
     "ItemNeighborsConfig",

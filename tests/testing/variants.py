@@ -16,6 +16,8 @@ FEDERATED: list[tuple[str, dict[str, Any]]] = [
     ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),
     ("ego-lightgcn", TRAINED | {"rounds": 12}),
     ("ego-lightgcn", TRAINED | {"rounds": 12, "loss": "bpr", "local_steps": 2, "item_rate": 0.1}),
+    ("exact-lightgcn", TRAINED | {"rounds": 8, "layers": 2}),
+    ("exact-lightgcn", TRAINED | {"rounds": 8, "layers": 1, "loss": "sampled-softmax", "refresh_every": 3}),
 ]
 
 PAIRS: dict[str, Any] = {"dim": 8, "epochs": 10, "batch": 256, "rate": 0.01}
@@ -35,4 +37,6 @@ CENTRAL: list[tuple[str, dict[str, Any]]] = [
     ("lightgcn", TRAINED | {"epochs": 12}),
     ("lightgcn", TRAINED | {"epochs": 12, "loss": "sampled-softmax", "negatives": 4}),
     ("lightgcn", TRAINED | {"epochs": 12, "loss": "bpr"}),
+    ("full-batch-lightgcn", TRAINED | {"epochs": 8, "layers": 1}),
+    ("full-batch-lightgcn", TRAINED | {"epochs": 8, "layers": 1, "loss": "sampled-softmax"}),
 ]

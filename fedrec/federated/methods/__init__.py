@@ -2,6 +2,7 @@
 
 from fedrec.federated.methods.ease import EASE, EASEConfig
 from fedrec.federated.methods.ego_lightgcn import EgoLightGCN, EgoLightGCNConfig
+from fedrec.federated.methods.exact_lightgcn import ExactLightGCN, ExactLightGCNConfig
 from fedrec.federated.methods.ials import IALS, IALSConfig
 from fedrec.federated.methods.popularity import Popularity, PopularityConfig
 from fedrec.federated.methods.spectral import Spectral, SpectralConfig
@@ -12,6 +13,8 @@ __all__ = [
     "EASEConfig",
     "EgoLightGCN",
     "EgoLightGCNConfig",
+    "ExactLightGCN",
+    "ExactLightGCNConfig",
     "IALSConfig",
     "Popularity",
     "PopularityConfig",

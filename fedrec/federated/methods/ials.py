@@ -113,7 +113,7 @@ class IALS:
         # Who takes part stands for everybody: sums over participants are scaled up to the population.
         scale = int(state["n_users"]) / ask.expected
         degrees = state["degrees"]
-        if self.config.frequency_power and ask.round == 1:
+        if self.config.frequency_power and not degrees.any():
             degrees = (ask(Count(len(degrees))).sums["count"].squeeze(1) * scale).clamp(min=0.0)
         totals = ask(self._equations(state))
         table, everyone = totals.sums["items"] * scale, totals.sums["everyone"] * scale

@@ -7,6 +7,17 @@ from fedrec.federated.queries.counting import Count
 from fedrec.federated.queries.evaluate import Evaluate
 from fedrec.federated.queries.least_squares import NormalEquations
 from fedrec.federated.queries.local_training import LocalTraining
+from fedrec.federated.queries.loss_gradient import LossGradient
+from fedrec.federated.queries.propagation import Propagate
 from fedrec.federated.queries.spectrum import Gram, Subspace
 
-__all__ = ["Count", "Evaluate", "Gram", "LocalTraining", "NormalEquations", "Subspace"]
+__all__ = [
+    "Count",
+    "Evaluate",
+    "Gram",
+    "LocalTraining",
+    "LossGradient",
+    "NormalEquations",
+    "Propagate",
+    "Subspace",
+]
