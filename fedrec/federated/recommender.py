@@ -18,7 +18,7 @@ from fedrec.errors import ConfigError, ModelError, PrivacyError
 from fedrec.evaluation import Validator
 from fedrec.federated.cohort import NO_STATE, Cohort, Devices, HeldOutItems
 from fedrec.federated.engine import EngineConfig, LocalEngine, Simulation, Totals
-from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
+from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation, NobodyAnswered
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, silos_of
 from fedrec.federated.private_engine import SILOS, PrivateEngine, require_one_answer
@@ -36,6 +36,7 @@ from fedrec.privacy import (
     check_delta,
 )
 from fedrec.recommenders.histories import Histories
+from fedrec.recommenders.members import admit
 from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, Training, require_finite
 from fedrec.recommenders.trainer import train as run_rounds
 from fedrec.streams import Streams
@@ -365,3 +366,6 @@ class _Rounds:
                 "rounds; ledger, checkpoint or configuration was changed: start a new run"
             )
         self.private.ledger = saved
+
+
+admit(METHODS, FederatedRecommender)  # a federated method can be a member of a hybrid

@@ -5,10 +5,20 @@ from fedrec.recommenders.content import Content, ContentConfig
 from fedrec.recommenders.factorization import BPR, SVD, BPRConfig, SVDConfig
 from fedrec.recommenders.full_batch import FullBatchLightGCN, FullBatchLightGCNConfig
 from fedrec.recommenders.histories import FoldIn, Histories, folds_in
+from fedrec.recommenders.hybrid import (
+    RankFusion,
+    RankFusionConfig,
+    Stacking,
+    StackingConfig,
+    Weighted,
+    WeightedConfig,
+)
 from fedrec.recommenders.lightgcn import LightGCN, LightGCNConfig
 from fedrec.recommenders.losses import bce, bpr, sampled_softmax, softmax
+from fedrec.recommenders.members import Member, admit
 from fedrec.recommenders.neighbors import ItemNeighbors, ItemNeighborsConfig, UserNeighbors, UserNeighborsConfig
 from fedrec.recommenders.neumf import NeuMF, NeuMFConfig
+from fedrec.recommenders.ranker import ForestRanker, ForestRankerConfig, LogisticRanker, LogisticRankerConfig
 from fedrec.recommenders.recommender import (
     RECOMMENDERS,
     Checkpoints,
@@ -36,6 +46,8 @@ __all__ = [
     "ContentConfig",
     "Disclosure",
     "FoldIn",
+    "ForestRanker",
+    "ForestRankerConfig",
     "FullBatchLightGCN",
     "FullBatchLightGCNConfig",
     "Histories",
@@ -44,22 +56,32 @@ __all__ = [
     "Learner",
     "LightGCN",
     "LightGCNConfig",
+    "LogisticRanker",
+    "LogisticRankerConfig",
+    "Member",
     "NeuMF",
     "NeuMFConfig",
     "NoCheckpoints",
     "Random",
     "RandomConfig",
+    "RankFusion",
+    "RankFusionConfig",
     "Recommender",
     "SVDConfig",
     "Scorer",
+    "Stacking",
+    "StackingConfig",
     "Stopping",
     "Tensors",
     "Training",
     "UserNeighbors",
     "UserNeighborsConfig",
     "Validator",
+    "Weighted",
+    "WeightedConfig",
     "WideDeep",
     "WideDeepConfig",
+    "admit",
     "bce",
     "bpr",
     "folds_in",

@@ -109,11 +109,11 @@ class BPRConfig(Config):
         stopping: when to look at the validation metric and when to stop; a step of the trainer is an epoch.
     """
 
-    factors: int = Field(64, ge=1)
-    rate: float = Field(0.01, gt=0)
+    factors: int = Field(32, ge=1)
+    rate: float = Field(0.007, gt=0)
     regularization: float = Field(0.006, ge=0)
-    epochs: int = Field(200, ge=1)
-    stopping: Stopping = Stopping(every=5, patience=6)
+    epochs: int = Field(300, ge=1)
+    stopping: Stopping = Stopping(every=5, patience=10)
 
     space: ClassVar[Mapping[str, Space]] = {
         "factors": Choice((32, 64, 128)),

@@ -22,6 +22,12 @@ FEDERATED: list[tuple[str, dict[str, Any]]] = [
 
 PAIRS: dict[str, Any] = {"dim": 8, "epochs": 10, "batch": 256, "rate": 0.01}
 
+MEMBERS: list[dict[str, Any]] = [
+    {"kind": "item-neighbors", "neighbors": 5},
+    {"kind": "popularity"},
+    {"kind": "svd", "factors": 3, "iterations": 50},
+]
+
 CENTRAL: list[tuple[str, dict[str, Any]]] = [
     ("random", {}),
     ("item-neighbors", {"neighbors": 5}),
@@ -34,6 +40,11 @@ CENTRAL: list[tuple[str, dict[str, Any]]] = [
     ("neumf", PAIRS | {"layers": (8,), "loss": "sampled-softmax", "weight_decay": 0.1}),
     ("wide-deep", PAIRS | {"layers": (8,)}),
     ("content", {}),
+    ("forest-ranker", {"trees": 5, "leaf": 5, "candidates": 20}),
+    ("logistic-ranker", {"candidates": 20, "order": "random"}),
+    ("weighted", {"members": MEMBERS, "weights": [2.0, 1.0, 0.5]}),
+    ("rank-fusion", {"members": MEMBERS}),
+    ("stacking", {"members": MEMBERS, "negatives": 4}),
     ("lightgcn", TRAINED | {"epochs": 12}),
     ("lightgcn", TRAINED | {"epochs": 12, "loss": "sampled-softmax", "negatives": 4}),
     ("lightgcn", TRAINED | {"epochs": 12, "loss": "bpr"}),
