@@ -14,6 +14,8 @@ FEDERATED: list[tuple[str, dict[str, Any]]] = [
     ("spectral", {"factors": 8}),
     ("spectral", {"factors": 8, "weight": "degree", "linear": 0.3}),
     ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),
+    ("pfedrec", TRAINED | {"rounds": 8, "item_rate": 30.0, "batch_size": 8, "epochs": 2}),
+    ("pfedrec", TRAINED | {"rounds": 8, "item_rate": 30.0, "aggregate": False}),
     ("ego-lightgcn", TRAINED | {"rounds": 12}),
     ("ego-lightgcn", TRAINED | {"rounds": 12, "loss": "bpr", "local_steps": 2, "item_rate": 0.1}),
     ("exact-lightgcn", TRAINED | {"rounds": 8, "layers": 2}),

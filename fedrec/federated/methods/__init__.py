@@ -4,6 +4,7 @@ from fedrec.federated.methods.ease import EASE, EASEConfig
 from fedrec.federated.methods.ego_lightgcn import EgoLightGCN, EgoLightGCNConfig
 from fedrec.federated.methods.exact_lightgcn import ExactLightGCN, ExactLightGCNConfig
 from fedrec.federated.methods.ials import IALS, IALSConfig
+from fedrec.federated.methods.pfedrec import PFedRec, PFedRecConfig
 from fedrec.federated.methods.popularity import Popularity, PopularityConfig
 from fedrec.federated.methods.spectral import Spectral, SpectralConfig
 
@@ -16,6 +17,8 @@ __all__ = [
     "ExactLightGCN",
     "ExactLightGCNConfig",
     "IALSConfig",
+    "PFedRec",
+    "PFedRecConfig",
     "Popularity",
     "PopularityConfig",
     "Spectral",

@@ -8,6 +8,7 @@ from fedrec.federated.queries.evaluate import Evaluate
 from fedrec.federated.queries.least_squares import NormalEquations
 from fedrec.federated.queries.local_training import LocalTraining
 from fedrec.federated.queries.loss_gradient import LossGradient
+from fedrec.federated.queries.personal_training import PersonalTraining
 from fedrec.federated.queries.propagation import Propagate
 from fedrec.federated.queries.spectrum import Gram, Subspace
 
@@ -18,6 +19,7 @@ __all__ = [
     "LocalTraining",
     "LossGradient",
     "NormalEquations",
+    "PersonalTraining",
     "Propagate",
     "Subspace",
 ]
