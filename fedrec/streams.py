@@ -63,6 +63,10 @@ class Streams:
         """The same streams at another round."""
         return replace(self, round=round)
 
+    def starts(self, purpose: str, keys: Tensor) -> Tensor:
+        """Where each key's stream begins, int64 of the keys' shape: output n is the finaliser of start + (n + 1)·γ."""
+        return mix(keys + self._start(purpose))
+
     def words(self, purpose: str, keys: Tensor, counters: Tensor | int = 0) -> Tensor:
         """Uniform 64-bit words.
 
@@ -74,7 +78,7 @@ class Streams:
         Returns:
             int64 words of the broadcast shape.
         """
-        start = mix(keys + self._start(purpose))
+        start = self.starts(purpose, keys)
         return mix(start + (torch.as_tensor(counters, device=keys.device) + 1) * _GAMMA)
 
     def uniform(self, purpose: str, keys: Tensor, counters: Tensor | int = 0) -> Tensor:

@@ -7,7 +7,9 @@ is ever done with it, and the total is all that a method sees.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +17,18 @@ from torch import Tensor
 from fedrec.errors import DataError
 
 
+def compiles(tensor: Tensor) -> bool:
+    """Whether loops over a tensor run compiled: on the CPU, unless FEDREC_COMPILED=0 asks for the plain versions."""
+    return tensor.device.type == "cpu" and os.environ.get("FEDREC_COMPILED", "1") != "0"
+
+
 def _sum_by_owner(owner: Tensor, values: Tensor, n_users: int) -> Tensor:
     return torch.zeros(n_users, dtype=values.dtype, device=values.device).index_add_(0, owner, values)
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    """Tensors as NumPy arrays of the same memory, for compiled loops."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 def _misplaced(owner: Tensor, index: Tensor) -> Tensor:
@@ -75,6 +87,12 @@ class Rows:
             )
         if self.value.dtype not in (torch.float32, torch.float64):
             raise DataError(f"an answer of type {self.value.dtype}: its norm cannot be trusted; use float32 or float64")
+        if compiles(self.owner):
+            from fedrec.federated._folding import in_order  # numba takes a while to import
+
+            owner, index = _arrays(self.owner, self.index)
+            if in_order(owner, index, (n_users, n_rows)):
+                return {}
         if len(self.owner) and (int(self.owner.min()) < 0 or int(self.owner.max()) >= n_users):
             raise DataError(f"an answer names an owner outside the cohort of {n_users} users")
         unknown = (self.index < 0) | (self.index >= n_rows)
@@ -85,6 +103,12 @@ class Rows:
 
     def squared_norms(self, n_users: int) -> Tensor:
         """[n_users] float64, squared Euclidean norm of each user's contribution."""
+        if compiles(self.value):
+            from fedrec.federated._folding import squared_norms
+
+            totals = torch.zeros(n_users, dtype=torch.float64)
+            squared_norms(*_arrays(self.owner, self.value, totals))
+            return totals
         rows = torch.linalg.vector_norm(self.value, dim=1, dtype=torch.float64)
         return _sum_by_owner(self.owner, rows.square(), n_users)
 
@@ -115,9 +139,20 @@ class Rows:
         return Rows(self.owner, self.index, self.value * scale.to(self.value.dtype)[self.owner].unsqueeze(1))
 
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
-        """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place."""
-        value = self.value.to(total.dtype)
-        total.index_add_(0, self.index, value if scale is None else value * scale[self.owner].unsqueeze(1))
+        """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place.
+
+        Raises:
+            IndexError, RuntimeError: if a row is not one of the table's; `faults` would have told.
+        """
+        if compiles(self.value) and total.is_contiguous():
+            from fedrec.federated._folding import add_rows
+
+            scaling = torch.empty(0, dtype=torch.float64) if scale is None else scale.double()
+            if not add_rows(*_arrays(total, self.owner, self.index, self.value, scaling)):
+                raise IndexError(f"a contribution to a row that a table of {len(total)} rows does not have")
+            return
+        value = self.value if scale is None else self.value * scale[self.owner].unsqueeze(1)
+        total.index_add_(0, self.index, value.to(total.dtype))
 
     def bytes(self) -> int:
         """What the cohort sends: a 4-byte row number and the values of each row."""

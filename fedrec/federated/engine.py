@@ -1,7 +1,8 @@
 """`Engine`: who adds up the answers to a query. `LocalEngine` does it in this process.
 
-It draws participants once a round, walks them in chunks sized to the cache, folds each chunk into the running total and
-forgets it: memory is O(chunk + tables + private state), not O(cohort).
+It draws participants once a round, walks them in chunks sized to the cache, on as many cores as torch may use, folds
+each chunk into the running total and forgets it: memory is O(cores · chunk + tables + private state), not O(cohort).
+Chunks are folded in order, so that no sum depends on which of them is done first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fedrec.components import Config
 from fedrec.errors import ConfigError
 from fedrec.federated.answers import Answer, CannotTellApart, Examined, examine, refuse_all, told_apart
 from fedrec.federated.cohort import Cohort, Devices, State
+from fedrec.federated.cores import in_order
 from fedrec.federated.late import Late, Pending
 from fedrec.federated.memory import PrivateMemory
 from fedrec.federated.participation import Participants, ParticipationConfig, participants
@@ -155,6 +157,7 @@ class LocalEngine:
         sample: streams that participants are drawn from; None takes those of the run. Amplification by sampling needs
             one that nobody who sees a release can know.
         chunk_bytes: working memory of one chunk of users.
+        threads: chunks that are answered at a time; None is as many as torch may use (`torch.get_num_threads`).
     """
 
     def __init__(
@@ -165,6 +168,7 @@ class LocalEngine:
         *,
         sample: Streams | None = None,
         chunk_bytes: int = CHUNK_BYTES,
+        threads: int | None = None,
     ) -> None:
         self.devices = devices
         self.streams = streams
@@ -174,6 +178,7 @@ class LocalEngine:
         self._broadcasts = Broadcasts()
         self._sample = sample or streams
         self._chunk_bytes = chunk_bytes
+        self._threads = threads
         self._drawn: tuple[int, Participants] | None = None
 
     @property
@@ -266,8 +271,10 @@ class LocalEngine:
         """Ask some clients, chunk by chunk, and add up what they answer."""
         dtype, device = query.dtype if clip is None else torch.float64, self.devices.items.device
         tally = _Tally({name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in query.tables.items()})
-        for chunk in self._chunks(clients, query.bytes_per_interaction):
-            for users, found, state in self._asked(chunk, query, round):
+        chunks = self._chunks(clients, query.bytes_per_interaction)
+        threads = 1 if device.type != "cpu" else self._threads or torch.get_num_threads()
+        for answered in in_order(lambda chunk: list(self._asked(chunk, query, round)), chunks, threads):
+            for users, found, state in answered:
                 tally.refused.update(found.refused)
                 scale: Tensor | None = None
                 if clip is not None:

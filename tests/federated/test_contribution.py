@@ -96,3 +96,28 @@ def test_an_answer_that_cannot_be_told_apart_by_user_raises() -> None:
         Rows(torch.tensor([4]), torch.tensor([0]), torch.ones(1, 2)).faults(1, (5, 2))
     with pytest.raises(DataError, match="square"):
         Outer(torch.tensor([0]), torch.tensor([0]), torch.ones(1)).faults(1, (5, 2))
+
+
+@pytest.mark.parametrize("value_type", [torch.float32, torch.float64])
+@pytest.mark.parametrize("total_type", [torch.float32, torch.float64])
+def test_compiled_loops_equal_the_plain_ones(
+    value_type: torch.dtype, total_type: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    raw = torch.randint(9, (200,), generator=generator), torch.randint(30, (200,), generator=generator)
+    rows = Rows.coalesce(*raw, torch.randn(200, 5, generator=generator, dtype=value_type), n_rows=30)
+    strided = Rows(rows.owner, rows.index, rows.value.T.contiguous().T)
+    scale = torch.rand(9, generator=generator, dtype=torch.float64)
+    found = {}
+    for compiled in ("0", "1"):
+        monkeypatch.setenv("FEDREC_COMPILED", compiled)
+        totals = [torch.ones(30, 5, dtype=total_type) for _ in range(2)]
+        rows.add_to(totals[0], None)
+        strided.add_to(totals[1], scale)
+        found[compiled] = totals, strided.squared_norms(9)
+        assert rows.faults(9, (30, 5)) == {}
+        with pytest.raises((IndexError, RuntimeError), match=r"rows|out of bounds"):
+            rows.add_to(torch.zeros(29, 5), None)
+    assert torch.equal(found["0"][0][0], found["1"][0][0])
+    torch.testing.assert_close(found["0"][0][1], found["1"][0][1])  # a product in single or in double precision
+    torch.testing.assert_close(found["0"][1], found["1"][1], rtol=1e-14, atol=0)

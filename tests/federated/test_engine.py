@@ -12,7 +12,7 @@ from torch import Tensor
 from fedrec.errors import ConfigError
 from fedrec.federated import Cohort, Contribution, Devices, LocalEngine, ParticipationConfig, Query, Rows, State
 from fedrec.federated.participation import participants
-from fedrec.federated.queries import Count, LocalTraining
+from fedrec.federated.queries import Count, Gram, LocalTraining
 from fedrec.privacy import Clip
 from fedrec.streams import Streams
 
@@ -37,6 +37,30 @@ def test_one_user_at_a_time_equals_all_at_once(devices: Devices) -> None:
     alone = run(LocalEngine(devices, Streams(0), chunk_bytes=1))
     for batched, single in zip(together, alone, strict=True):
         torch.testing.assert_close(batched, single, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "query", [training_query(), Count(25), Gram(torch.linspace(0.1, 1.0, 25))], ids=lambda q: q.kind
+)
+@pytest.mark.parametrize("clip", [None, Clip(0.05)], ids=["free", "clipped"])
+def test_neither_threads_nor_chunks_change_a_bit(devices: Devices, query: Query, clip: Clip | None) -> None:
+    torch_threads = torch.get_num_threads()
+    found = []
+    for threads, chunk_bytes in ((1, 1 << 30), (1, 1), (3, 1), (2, 2000)):
+        engine = LocalEngine(devices, Streams(0), chunk_bytes=chunk_bytes, threads=threads)
+        sums = [engine.sum(query, round=round, clip=clip) for round in (1, 2)]
+        found.append((sums, engine.look(torch.arange(40), query)[1]))
+    (first, first_state), *others = found
+    for sums, state in others:
+        for one, other in zip(first, sums, strict=True):
+            assert (one.answered, one.clipped, one.bytes_up) == (other.answered, other.clipped, other.bytes_up)
+            for name in query.tables:
+                if query.kind == "gram":  # one product of matrices a chunk
+                    torch.testing.assert_close(one.sums[name], other.sums[name])
+                else:
+                    assert torch.equal(one.sums[name], other.sums[name])
+        assert all(torch.equal(first_state.dense[name], state.dense[name]) for name in query.private)
+    assert torch.get_num_threads() == torch_threads
 
 
 def test_any_dealing_of_users_to_nodes_gives_the_same_sums(devices: Devices) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedrec.components import Config
@@ -33,6 +33,8 @@ class EgoLightGCNConfig(Config):
         rounds: the most rounds.
         loss: "bce" or "bpr".
         local_steps: E, gradient steps on the device in a round.
+        fewest_local_steps: the slowest device's: each user takes a number of its own each round, uniform from here to
+            `local_steps`. None: all take `local_steps`.
         item_rate: learning rate of the local item table; with one local step and Adam at the server its size is moot.
         user_rate: learning rate of the private user vector.
         negatives: sampled for each own item in each local step.
@@ -47,6 +49,7 @@ class EgoLightGCNConfig(Config):
     rounds: int = Field(120, ge=1)
     loss: Literal["bce", "bpr"] = "bce"
     local_steps: int = Field(1, ge=1)
+    fewest_local_steps: int | None = Field(None, ge=1)
     item_rate: float = Field(1.0, gt=0)
     user_rate: float = Field(1.0, ge=0)
     negatives: int = Field(4, ge=1)
@@ -64,6 +67,13 @@ class EgoLightGCNConfig(Config):
         "user_rate": LogUniform(0.1, 10),
         "server.rate": LogUniform(3e-3, 5e-2),
     }
+
+    @model_validator(mode="after")
+    def _fewest_is_no_more(self) -> EgoLightGCNConfig:
+        if self.fewest_local_steps is not None and self.fewest_local_steps > self.local_steps:
+            fewest, most = self.fewest_local_steps, self.local_steps
+            raise ValueError(f"fewest_local_steps = {fewest} is more than local_steps = {most}; lower it")
+        return self
 
 
 @METHODS.register("ego-lightgcn")
@@ -113,6 +123,7 @@ class EgoLightGCN:
             negatives=config.negatives,
             activity_power=config.activity_power,
             initial_scale=config.initial_scale,
+            fewest_steps=config.fewest_local_steps or 0,
         )
 
     def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:

@@ -1,0 +1,244 @@
+"""The compiled loops of `LocalTraining`, for clients of one user each.
+
+They do what its plain version does, user by user: arithmetic never crosses users, so a user's answer is the same bytes
+in any cohort.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedrec.federated._compiled import compiled, compiled_reordered, lowest_bit
+
+Floats = npt.NDArray[Any]
+Integers = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+# SplitMix64, as in `fedrec.streams`. Unsigned throughout: numba makes a float of a signed and an unsigned word.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+_NOTHING, _ONE = np.uint64(0), np.uint64(1)
+
+
+@compiled
+def _uniform(start: np.uint64, counter: int) -> float:
+    """`Streams.uniform` of one counter, from the start of the user's stream."""
+    x = start + (np.uint64(counter) + _ONE) * _GAMMA
+    x = (x ^ (x >> _30)) * _MIX_1
+    x = (x ^ (x >> _27)) * _MIX_2
+    x = x ^ (x >> _31)
+    return np.float64(x >> _11) * 2.0**-53
+
+
+@compiled
+def _outside(items: Integers, low: int, high: int, rank: np.int64) -> Any:
+    """`Complement.at`: the item of a rank among those that items[low:high] lacks."""
+    first, size = low, high - low
+    while size > 0:  # how many own items a_j have a_j − j ≤ rank
+        half = size >> 1
+        middle = first + half
+        if items[middle] - (middle - low) <= rank:
+            first = middle + 1
+            size -= half + 1
+        else:
+            size = half
+    return rank + (first - low)
+
+
+@compiled
+def draw_rows(
+    starts: Words,
+    indptr: Integers,
+    items: Integers,
+    n_items: int,
+    steps: Integers,
+    count: int,
+    row_ptr: Integers,
+    owner: Integers,
+    index: Integers,
+    own: Integers,
+    sampled: Integers,
+) -> int:
+    """Draw every user's negatives and merge them with its own items.
+
+    A set of items is kept as bits, and which of its words hold any as bits again, so that listing it in order takes
+    time in proportion to its size and not to the catalogue's.
+
+    Args:
+        starts: [n] start of each user's stream of negatives.
+        indptr, items: the users' items; no user has all.
+        n_items: size of the catalogue.
+        steps: [n] local steps of each user.
+        count: negatives an own item and step.
+        row_ptr: [n + 1] out, where each user's local rows begin.
+        owner, index: [>= rows] out, user and item of each local row.
+        own: [R] out, local row of each item.
+        sampled: [Σ steps · degree · count] out, local row of each negative.
+
+    Returns:
+        The number of local rows.
+    """
+    words = np.zeros((n_items + 63) >> 6, dtype=np.uint64)
+    filled = np.zeros((len(words) + 63) >> 6, dtype=np.uint64)
+    row_of = np.empty(n_items, dtype=np.int64)
+    row, slot = 0, 0
+    row_ptr[0] = 0
+    for user in range(len(starts)):
+        low, high = indptr[user], indptr[user + 1]
+        others = np.float64(n_items - (high - low))
+        draws = steps[user] * (high - low) * count
+        for k in range(low, high):
+            item = items[k]
+            words[item >> 6] |= _ONE << np.uint64(item & 63)
+            filled[item >> 12] |= _ONE << np.uint64((item >> 6) & 63)
+        for counter in range(draws):
+            item = _outside(items, low, high, np.int64(_uniform(starts[user], counter) * others))
+            sampled[slot + counter] = item
+            words[item >> 6] |= _ONE << np.uint64(item & 63)
+            filled[item >> 12] |= _ONE << np.uint64((item >> 6) & 63)
+        for block in range(len(filled)):
+            there = filled[block]
+            filled[block] = _NOTHING
+            while there != _NOTHING:
+                word = (block << 6) + lowest_bit(there)
+                there &= there - _ONE
+                bits = words[word]
+                words[word] = _NOTHING
+                while bits != _NOTHING:
+                    item = (word << 6) + lowest_bit(bits)
+                    bits &= bits - _ONE
+                    row_of[item] = row
+                    owner[row] = user
+                    index[row] = item
+                    row += 1
+        for k in range(low, high):
+            own[k] = row_of[items[k]]
+        for k in range(slot, slot + draws):
+            sampled[k] = row_of[sampled[k]]
+        slot += draws
+        row_ptr[user + 1] = row
+    return row
+
+
+@compiled_reordered
+def _score(items: Floats, item: int, change: Floats, row: int, first: bool, vector: Floats) -> Any:
+    """The local row's product with a vector. Before the first step a local row is the item's, later it has changed."""
+    total = vector.dtype.type(0)
+    if first:
+        for c in range(len(vector)):
+            total += items[item, c] * vector[c]
+    else:
+        for c in range(len(vector)):
+            total += (items[item, c] + change[row, c]) * vector[c]
+    return total
+
+
+@compiled_reordered
+def _add(total: Floats, scale: Any, items: Floats, item: int, change: Floats, row: int, first: bool) -> None:
+    """Add the local row, scaled, to a vector."""
+    if first:
+        for c in range(len(total)):
+            total[c] += scale * items[item, c]
+    else:
+        for c in range(len(total)):
+            total[c] += scale * (items[item, c] + change[row, c])
+
+
+@compiled_reordered
+def _sigmoid(x: Any) -> Any:
+    one = type(x)(1)
+    return one / (one + math.exp(-x))
+
+
+@compiled_reordered
+def train_rows(
+    items: Floats,
+    indptr: Integers,
+    steps: Integers,
+    row_ptr: Integers,
+    index: Integers,
+    own: Integers,
+    sampled: Integers,
+    count: int,
+    pairwise: bool,
+    share: Floats,
+    weight: Floats,
+    rates: Floats,
+    vectors: Floats,
+    change: Floats,
+) -> None:
+    """Every user's local steps. The names are those of `LocalTraining._train_plain`.
+
+    Args:
+        items: [n_items, d].
+        indptr, steps, row_ptr, index, own, sampled, count: as in `draw_rows`.
+        pairwise: BPR; otherwise BCE.
+        share, weight: [n] d_u^-½, and d_u to minus the power of activity.
+        rates: item_rate and user_rate.
+        vectors: [n, d] in and out, p_u.
+        change: [rows, d] out.
+    """
+    number = items.dtype.type
+    one, half, share_of_pair = number(1), number(0.5), number(1) / number(count)
+    item_rate, user_rate = rates[0], rates[1]
+    width = items.shape[1]
+    vector, pull = np.empty(width, items.dtype), np.empty(width, items.dtype)
+    largest = 0
+    for user in range(len(steps)):
+        largest = max(largest, row_ptr[user + 1] - row_ptr[user])
+    scores, slopes = np.empty(largest, items.dtype), np.empty(largest, items.dtype)
+    slot = 0
+    for user in range(len(steps)):
+        low, high = indptr[user], indptr[user + 1]
+        begin, end = row_ptr[user], row_ptr[user + 1]
+        if low == high:
+            continue
+        for step in range(steps[user]):
+            first = step == 0
+            vector[:] = 0
+            for k in range(low, high):
+                _add(vector, one, items, index[own[k]], change, own[k], first)
+            for c in range(width):
+                vector[c] = half * (vectors[user, c] + share[user] * vector[c])
+            for row in range(begin, end):
+                slopes[row - begin] = 0
+                score = _score(items, index[row], change, row, first, vector)
+                scores[row - begin] = score if pairwise else _sigmoid(score)
+            for k in range(low, high):
+                mine = own[k] - begin
+                if not pairwise:
+                    slopes[mine] += scores[mine] - one
+                for _ in range(count):
+                    other = sampled[slot] - begin
+                    slot += 1
+                    if pairwise:
+                        slope = _sigmoid(scores[other] - scores[mine]) * share_of_pair
+                        slopes[mine] -= slope
+                        slopes[other] += slope
+                    else:
+                        slopes[other] += scores[other]
+            pull[:] = 0
+            for row in range(begin, end):
+                slope = slopes[row - begin] * weight[user]
+                _add(pull, slope, items, index[row], change, row, first)
+                slopes[row - begin] = slope
+            for row in range(begin, end):
+                rate = -item_rate * slopes[row - begin]
+                if first:
+                    for c in range(width):
+                        change[row, c] = rate * vector[c]
+                else:
+                    for c in range(width):
+                        change[row, c] += rate * vector[c]
+            rate = -item_rate * half * share[user]
+            for k in range(low, high):
+                for c in range(width):
+                    change[own[k], c] += rate * pull[c]
+            for c in range(width):
+                vectors[user, c] -= user_rate * half * pull[c]
