@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: the Weyl step of SplitMix64
+GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd: the Weyl step of SplitMix64
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)  # the two multipliers of its finaliser (variant 13 of Stafford)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
@@ -79,7 +79,7 @@ class Streams:
             int64 words of the broadcast shape.
         """
         start = self.starts(purpose, keys)
-        return mix(start + (torch.as_tensor(counters, device=keys.device) + 1) * _GAMMA)
+        return mix(start + (torch.as_tensor(counters, device=keys.device) + 1) * GAMMA)
 
     def uniform(self, purpose: str, keys: Tensor, counters: Tensor | int = 0) -> Tensor:
         """Uniform float64 numbers in [0, 1), of 53 random bits."""

@@ -1,6 +1,7 @@
 """Evaluation: exact lists, metrics that say what they are, intervals and paired tests, and the protocol over them."""
 
 from fedrec.evaluation.config import EvaluationConfig
+from fedrec.evaluation.csr import Csr, tie_hash
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, Groups, user_groups
 from fedrec.evaluation.held_out import HeldOut
 from fedrec.evaluation.metrics import METRICS, SAMPLED, Metric, MetricName, MetricRow, metric_of
@@ -16,7 +17,7 @@ from fedrec.evaluation.statistics import (
     holm,
     wilcoxon,
 )
-from fedrec.evaluation.topk import Csr, Scorer, TopK, tie_hash, top_k
+from fedrec.evaluation.topk import Scorer, TopK, top_k
 
 __all__ = [
     "BETWEEN_GROUPS",

@@ -139,6 +139,31 @@ def average_precision(hits: Tensor, relevant: Tensor) -> Tensor:
     return (hits * precisions).sum(dim=1) / relevant.clamp(max=k)
 
 
+def auc(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Chance that a relevant candidate is above another one: Σ (1[s_i > s_j] + ½ 1[s_i = s_j]) / (T · N).
+
+    i runs over a user's T relevant candidates and j over the N others: the Mann-Whitney statistic, as scikit-learn's
+    roc_auc_score has it. It looks at the whole ranking and has no k. A tie counts half, which is what its orders by
+    hash amount to on average. Without any other candidate it is ½, chance.
+
+    Args:
+        scores: [users, candidates] floating point; -inf where there is no candidate.
+        relevant: [users, candidates] bool, at least one of each user's candidates.
+
+    Returns:
+        [users] float64 in [0, 1]; larger is better, ½ is chance.
+    """
+    candidate = scores > -torch.inf
+    relevant = relevant & candidate
+    counts, others = relevant.sum(dim=1), (candidate & ~relevant).sum(dim=1)
+    _require_relevant(counts)
+    rest = scores.masked_fill(relevant | ~candidate, torch.inf).sort(dim=1).values
+    below = torch.searchsorted(rest, scores.contiguous())
+    not_above = torch.searchsorted(rest, scores.contiguous(), right=True)
+    wins = ((below + not_above) * relevant).sum(dim=1)
+    return torch.where(others > 0, wins / (2.0 * counts * others.clamp(min=1)), 0.5).double()
+
+
 ACCURACY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "precision": precision,
     "recall": recall,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedrec.evaluation.topk import Csr, rows_of, tie_hash
+from fedrec.evaluation.csr import Csr, rows_of, tie_hash
 from fedrec.streams import Streams
 
 N_SAMPLED = 99

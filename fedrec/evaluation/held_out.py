@@ -13,8 +13,9 @@ from fedrec.data.interactions import Interactions
 from fedrec.errors import DataError
 from fedrec.evaluation.accuracy import ACCURACY
 from fedrec.evaluation.candidates import draw_candidates, top_k_among, with_relevant
+from fedrec.evaluation.csr import Csr
 from fedrec.evaluation.metrics import MetricName
-from fedrec.evaluation.topk import Csr, Scorer, TopK, score_chunks, top_k
+from fedrec.evaluation.topk import Scorer, TopK, score_chunks, top_k
 from fedrec.streams import Streams
 
 

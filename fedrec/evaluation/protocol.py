@@ -25,10 +25,11 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import diversity
 from fedrec.evaluation.accuracy import accuracy_at
 from fedrec.evaluation.config import Candidates, EvaluationConfig
+from fedrec.evaluation.csr import Csr
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, OVER_USERS, Groups, group_means, user_groups
 from fedrec.evaluation.held_out import HeldOut
 from fedrec.evaluation.metrics import MetricName, MetricRow, sampled_name
-from fedrec.evaluation.topk import Csr, Scorer, TopK
+from fedrec.evaluation.topk import Scorer, TopK
 
 
 @dataclass(frozen=True, eq=False)

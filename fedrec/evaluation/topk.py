@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fedrec.errors import ConfigError, ModelError
-from fedrec.streams import Streams
+from fedrec.evaluation import plain
+from fedrec.evaluation.accuracy import auc
+from fedrec.evaluation.csr import Csr, rows_of, union_of
+from fedrec.streams import GAMMA, Streams
 
 Scorer = Callable[[Tensor], Tensor]
 """[n] int64 user codes -> [n, n_items] scores; larger is better."""
 
-Csr = tuple[Tensor, Tensor]
-"""Items by user code: (indptr [n_users + 1], items [n] ascending within a user), both int64."""
-
 SCORES_PER_CHUNK = 1 << 21  # 8 MB of float32: large enough for the scorer's matrix product, small enough for a cache
-BLOCK = 16  # columns whose maximum stands for them in `_largest`; 8 to 32 measured alike
 
-_LAST = torch.iinfo(torch.int64).max  # the hash that sorts behind every other
-_FIRST = torch.iinfo(torch.int64).min
+_SCORES_PER_THREAD = 1 << 16  # fewer are ranked before another thread has begun
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +45,17 @@ class TopK:
         return torch.isin(listed, row * width + item) & (self.items >= 0)
 
 
-def rows_of(csr: Csr, users: Tensor) -> tuple[Tensor, Tensor]:
-    """The items of some users: (position in `users`, item), both [total] int64, in the order of `users`."""
-    indptr, items = csr
-    start = indptr[users]
-    count = indptr[users + 1] - start
-    row = torch.repeat_interleave(torch.arange(len(users)), count)
-    within = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-    return row, items[start[row] + within]
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The lists of some users, and where the relevant items stand among all candidates.
 
-
-def tie_hash(ties: Streams, user_keys: Tensor, item_keys: Tensor) -> Tensor:
-    """The order of equal scores: int64 words of the broadcast shape, smaller first.
-
-    The word at the item's place in the user's stream `ties`. Different items of one user never share a word, and the
-    order depends on the original ids alone, so a device finds the same one as a simulation.
+    Attributes:
+        lists: best item first.
+        auc: [n] float64, `accuracy.auc` of each user over every candidate; None if nothing was said to be relevant.
     """
-    return ties.words("ties", user_keys, item_keys)
+
+    lists: TopK
+    auc: Tensor | None = None
 
 
 def top_k(
@@ -96,25 +88,69 @@ def top_k(
         ConfigError: if the catalogue has fewer than k items.
         ModelError: if a score of any item, excluded or not, is NaN or infinite, or the scores have the wrong shape.
     """
+    return rank(
+        score,
+        users,
+        k,
+        exclude=exclude,
+        user_keys=user_keys,
+        item_keys=item_keys,
+        ties=ties,
+        chunk=chunk,
+    ).lists
+
+
+def rank(
+    score: Scorer,
+    users: Tensor,
+    k: int,
+    *,
+    exclude: Sequence[Csr],
+    user_keys: Tensor,
+    item_keys: Tensor,
+    ties: Streams,
+    relevant: Csr | None = None,
+    watch: Callable[[Tensor, Tensor], None] | None = None,
+    chunk: int | None = None,
+) -> Ranking:
+    """`top_k`, and what else can be seen in the same scores while they are at hand.
+
+    Scores on the CPU are ranked by compiled loops, on as many threads as torch has; others by plain torch where they
+    lie. Both find the same lists.
+
+    Args:
+        score, users, k, exclude, user_keys, item_keys, ties, chunk: as `top_k` has them.
+        relevant: items whose place among all candidates is wanted, by user code, none of them excluded.
+        watch: is shown every chunk once it is ranked: (users, finite scores of every item).
+    """
     n_items = len(item_keys)
     if not 1 <= k <= n_items:
         raise ConfigError(
             f"k = {k} does not lie between 1 and the {n_items} items of the catalogue; lower evaluation.k"
         )
-    items = torch.empty((len(users), k), dtype=torch.int64)
-    scores = torch.empty((len(users), k), dtype=torch.float64)
+    values, items = torch.empty((len(users), k), dtype=torch.float64), torch.empty((len(users), k), dtype=torch.int64)
+    areas = None if relevant is None else torch.empty(len(users), dtype=torch.float64)
+    steps = (item_keys + 1) * GAMMA
     done = 0
-    for some, of_some in score_chunks(score, users, n_items, chunk):
-        rows = slice(done, done + len(some))
-        scores[rows], items[rows] = _ranked(_candidates(of_some, some, exclude), k, user_keys[some], item_keys, ties)
-        done += len(some)
-    return TopK(users, items, scores)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for some, scores in score_chunks(score, users, n_items, chunk):
+            rows = slice(done, done + len(some))
+            done += len(some)
+            into = values[rows], items[rows], None if areas is None else areas[rows]
+            if scores.device.type == "cpu":
+                keys = ties.starts("ties", user_keys[some])
+                _rank_compiled(scores, some, exclude, relevant, keys, steps, into, pool)
+            else:
+                _rank_plain(scores, some, exclude, relevant, user_keys[some], item_keys, ties, into)
+            if watch is not None:
+                watch(some, scores)
+    return Ranking(TopK(users, items, values), areas)
 
 
 def score_chunks(
     score: Scorer, users: Tensor, n_items: int, chunk: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some users at a time, and their finite scores of every item.
+    """Some users at a time, and their scores of every item.
 
     Args:
         score: scores of every item, in a floating-point type.
@@ -123,96 +159,104 @@ def score_chunks(
         chunk: users scored at a time; by default as many as make `SCORES_PER_CHUNK` scores.
 
     Raises:
-        ModelError: if a score is NaN or infinite, or the scores have the wrong shape.
+        ModelError: if the scores have the wrong shape or type.
     """
     step = chunk or max(1, SCORES_PER_CHUNK // n_items)
     for start in range(0, len(users), step):
         some = users[start : start + step]
         with torch.no_grad():
-            scores = _checked(score(some), len(some), n_items)
+            scores = score(some)
+        if scores.shape != (len(some), n_items) or not scores.is_floating_point():
+            raise ModelError(
+                f"score() returned {scores.dtype} of shape {list(scores.shape)} for {len(some)} users; "
+                f"return floating-point scores of shape [{len(some)}, {n_items}]"
+            )
         yield some, scores.detach()
 
 
-def _checked(scores: Tensor, n_users: int, n_items: int) -> Tensor:
-    if scores.shape != (n_users, n_items) or not scores.is_floating_point():
-        raise ModelError(
-            f"score() returned {scores.dtype} of shape {list(scores.shape)} for {n_users} users; "
-            f"return floating-point scores of shape [{n_users}, {n_items}]"
-        )
+def require_finite_scores(scores: Tensor) -> None:
+    """Raise a ModelError if a score is NaN or infinite."""
     low, high = scores.aminmax()  # NaN and inf both reach the extremes: one pass, a tenth of the time of isfinite
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = int((~torch.isfinite(scores)).sum())
         raise ModelError(
-            f"score() returned {bad} NaN or infinite values for {n_users} users; "
+            f"score() returned {bad} NaN or infinite values for {len(scores)} users; "
             "the model diverged and must not be ranked: lower its learning rate"
         )
-    return scores
 
 
-def _candidates(scores: Tensor, users: Tensor, exclude: Sequence[Csr]) -> Tensor:
-    """A copy with -inf at excluded items, and -inf columns up to a multiple of `BLOCK`, at least one of them."""
-    masked = F.pad(scores, (0, BLOCK - scores.shape[1] % BLOCK), value=-torch.inf)
-    for csr in exclude:
-        row, item = rows_of(csr, users)
-        masked[row.to(masked.device), item.to(masked.device)] = -torch.inf
-    return masked
+_Into = tuple[Tensor, Tensor, Tensor | None]
+"""Where the scores, items and areas of a chunk are written to."""
 
 
-def _ranked(scores: Tensor, k: int, user_keys: Tensor, item_keys: Tensor, ties: Streams) -> tuple[Tensor, Tensor]:
-    """Scores and items of the lists, both [n, k]; -inf and -1 where candidates ran out."""
-    values, items = _largest(scores, k + 1)  # one more, to see whether a tie runs over the end of the list
-    tied = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)
-    values, items = values[:, :k], items[:, :k].where(values[:, :k] > -torch.inf, -1)
-    rows = tied.any(dim=1).nonzero().squeeze(1)  # only these pay for the hash
-    if len(rows):
-        keys = user_keys.to(rows.device)[rows]
-        values[rows], items[rows] = _break_ties(
-            scores[rows], values[rows, -1:], k, keys, item_keys.to(rows.device), ties
+def _rank_compiled(
+    scores: Tensor,
+    users: Tensor,
+    exclude: Sequence[Csr],
+    relevant: Csr | None,
+    starts: Tensor,
+    steps: Tensor,
+    into: _Into,
+    pool: ThreadPoolExecutor,
+) -> None:
+    from fedrec.evaluation._compiled import rank_rows
+
+    # Half precision is widened, which neither makes nor breaks a tie.
+    scores = (scores if scores.dtype in (torch.float32, torch.float64) else scores.float()).contiguous()
+    n, n_items = scores.shape
+    integer = torch.int32 if scores.dtype == torch.float32 else torch.int64
+    infinite = torch.tensor(torch.inf, dtype=scores.dtype).view(integer).numpy()[()]
+    magnitude = infinite.dtype.type(torch.iinfo(integer).max)
+    values, items, areas = into
+    wins, others = torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.int64)
+    out_indptr, out_items = union_of(exclude, users, n_items)
+    none = torch.zeros(n + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    relevant_indptr, relevant_items = none if relevant is None else union_of([relevant], users, n_items)
+
+    def part(first: int, last: int) -> bool:
+        rows, ends = slice(first, last), slice(first, last + 1)
+        arguments = (
+            *(tensor.numpy() for tensor in (scores[rows], scores[rows].view(integer))),
+            magnitude,
+            infinite,
+            *(tensor.numpy() for tensor in (starts[rows], steps, out_indptr[ends], out_items)),
+            *(tensor.numpy() for tensor in (relevant_indptr[ends], relevant_items)),
+            torch.full((n_items,), -1).numpy(),
+            *(tensor[rows].numpy() for tensor in (values, items, wins, others)),
         )
-    return values, items
+        return bool(rank_rows(*arguments))
+
+    threads = max(1, min(torch.get_num_threads(), scores.numel() // _SCORES_PER_THREAD, n))
+    bounds = [n * place // threads for place in range(threads + 1)]
+    if threads == 1:
+        finite = part(0, n)
+    else:
+        finite = all(pool.map(part, bounds[:-1], bounds[1:]))
+    if not finite:
+        require_finite_scores(scores)
+    if areas is not None:
+        pairs = relevant_indptr.diff() * others
+        areas.copy_(torch.where(pairs > 0, wins / (2.0 * pairs.clamp(min=1)), 0.5))
 
 
-def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`scores.topk(k)` in about one pass over memory; which of several equal columns it returns is undefined.
-
-    Deal the columns into blocks. The k blocks with the largest maxima hold the k largest values: each of them holds an
-    entry at least as large as anything outside. A block is a strided set of columns, so that the maxima vectorise.
-    """
-    n, width = scores.shape
-    blocks = width // BLOCK
-    if blocks < 4 * k:  # too few blocks to gain by
-        return scores.topk(k)
-    best = scores.view(n, BLOCK, blocks).amax(dim=1).topk(k, sorted=False).indices
-    columns = (best.unsqueeze(1) + blocks * torch.arange(BLOCK, device=scores.device).unsqueeze(1)).flatten(1)
-    values, position = scores.gather(1, columns).topk(k)
-    return values, columns.gather(1, position)
-
-
-def _break_ties(
-    scores: Tensor, threshold: Tensor, k: int, user_keys: Tensor, item_keys: Tensor, ties: Streams
-) -> tuple[Tensor, Tensor]:
-    """The lists of rows with equal scores: everything from the threshold upwards, sorted by score and hash.
-
-    Args:
-        scores: [n, width], -inf where there is no candidate.
-        threshold: [n, 1], the score at rank k, -inf if there are fewer candidates.
-        k: length of a list.
-        user_keys: [n] stream key of each row.
-        item_keys: [n_items] stream keys.
-        ties: the streams of the run.
-    """
-    row, item = ((scores >= threshold) & (scores > -torch.inf)).nonzero(as_tuple=True)
-    count = torch.bincount(row, minlength=len(scores))
-    place = (row, torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row])
-    shape = (len(scores), max(k, int(count.max())))
-    value = scores.new_full(shape, -torch.inf).index_put(place, scores[row, item])
-    hashed = item.new_full(shape, _LAST).index_put(place, tie_hash(ties, user_keys[row], item_keys[item]))
-    listed = item.new_full(shape, -1).index_put(place, item)
-
-    # Fewer than k items lie above the threshold: they stay, and the smallest hashes of the tie fill up the list.
-    chosen = hashed.masked_fill(value > threshold, _FIRST).topk(k, largest=False).indices
-    value, hashed, listed = value.gather(1, chosen), hashed.gather(1, chosen), listed.gather(1, chosen)
-    by_hash = hashed.argsort(dim=1)
-    by_score = value.gather(1, by_hash).argsort(dim=1, descending=True, stable=True)
-    final = by_hash.gather(1, by_score)
-    return value.gather(1, final), listed.gather(1, final)
+def _rank_plain(
+    scores: Tensor,
+    users: Tensor,
+    exclude: Sequence[Csr],
+    relevant: Csr | None,
+    user_keys: Tensor,
+    item_keys: Tensor,
+    ties: Streams,
+    into: _Into,
+) -> None:
+    require_finite_scores(scores)
+    values, items, areas = into
+    candidates = plain.candidate_scores(scores, users, exclude)
+    best = plain.ranked(candidates, values.shape[1], user_keys, item_keys, ties)
+    values.copy_(best[0])
+    items.copy_(best[1])
+    if areas is not None and relevant is not None:
+        row, item = rows_of(relevant, users)
+        wanted = torch.zeros_like(candidates, dtype=torch.bool)
+        wanted[row.to(wanted.device), item.to(wanted.device)] = True
+        areas.copy_(auc(candidates, wanted))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedrec.data.interactions import Interactions, Split, Vocabulary
-from fedrec.evaluation.topk import Csr
+from fedrec.evaluation.csr import Csr
 
 Pairs = Sequence[tuple[int, int]]
 

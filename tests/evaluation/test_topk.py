@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrec.errors import ConfigError, ModelError
-from fedrec.evaluation.topk import BLOCK, Csr, TopK, _largest, rows_of, tie_hash, top_k
+from fedrec.evaluation import topk
+from fedrec.evaluation.accuracy import auc
+from fedrec.evaluation.csr import Csr, rows_of, tie_hash, union_of
+from fedrec.evaluation.plain import BLOCK, _largest
+from fedrec.evaluation.topk import Ranking, TopK, rank, top_k
 from fedrec.streams import Streams, keys_of
 
 from .small import csr_of
@@ -26,8 +30,15 @@ def keys(letter: str, n: int) -> Tensor:
 
 def ranked(scores: Tensor, k: int, *exclude: Csr, seed: int = 7, chunk: int | None = None) -> TopK:
     """Lists of all users for a table of scores."""
+    return ranking(scores, k, *exclude, seed=seed, chunk=chunk).lists
+
+
+def ranking(
+    scores: Tensor, k: int, *exclude: Csr, seed: int = 7, chunk: int | None = None, relevant: Csr | None = None
+) -> Ranking:
+    """The same with `rank`."""
     n_users, n_items = scores.shape
-    return top_k(
+    return rank(
         lambda users: scores[users],
         torch.arange(n_users),
         k,
@@ -36,7 +47,23 @@ def ranked(scores: Tensor, k: int, *exclude: Csr, seed: int = 7, chunk: int | No
         item_keys=keys("i", n_items),
         ties=Streams(seed),
         chunk=chunk,
+        relevant=relevant,
     )
+
+
+def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank in plain torch, as on a GPU."""
+
+    def plain(  # type: ignore[no-untyped-def]
+        scores, users, exclude, relevant, starts, steps, into, pool
+    ):
+        n_users, n_items = len(starts), len(steps)
+        topk._rank_plain(
+            scores, users, exclude, relevant, keys("u", int(users.max()) + 1)[users], keys("i", n_items), TIES, into
+        )
+        assert n_users == len(users)
+
+    monkeypatch.setattr(topk, "_rank_compiled", plain)
 
 
 def reference(scores: Tensor, k: int, excluded: list[list[int]]) -> list[list[int]]:
@@ -63,14 +90,92 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, int, list[list[int]]]:
     return scores, draw(st.integers(1, min(n_items, 20))), [row.nonzero().squeeze(1).tolist() for row in excluded]
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("path", ["compiled", "plain"])
+@settings(max_examples=120, deadline=None)
 @given(problems(), st.integers(1, 5))
-def test_lists_are_the_definition_for_any_chunk(problem: tuple[Tensor, int, list[list[int]]], chunk: int) -> None:
+def test_lists_are_the_definition_for_any_chunk(
+    path: str, problem: tuple[Tensor, int, list[list[int]]], chunk: int
+) -> None:
     scores, k, excluded = problem
-    lists = ranked(scores, k, csr_of(excluded), chunk=chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        if path == "plain":
+            plainly(patch)
+        lists = ranked(scores, k, csr_of(excluded), chunk=chunk)
     assert lists.items.tolist() == reference(scores, k, excluded)
     expected = scores.double().gather(1, lists.items.clamp(min=0)).where(lists.items >= 0, -torch.inf)
     torch.testing.assert_close(lists.scores, expected, rtol=0, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.booleans())
+def test_both_paths_find_the_same_lists_and_areas(problem: tuple[Tensor, int, list[list[int]]], wide: bool) -> None:
+    """Every third item that is not excluded is relevant; of these there may be none, or all."""
+    scores, k, excluded = problem
+    scores = scores.double() if wide else scores
+    relevant = [
+        [i for i in range(scores.shape[1]) if i not in out and (i + u) % 3 == 0] for u, out in enumerate(excluded)
+    ]
+    some = [user for user, items in enumerate(relevant) if items]
+    if not some:
+        return
+    scores, out, wanted = scores[some], csr_of([excluded[user] for user in some]), csr_of([relevant[u] for u in some])
+    compiled = ranking(scores, k, out, relevant=wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        plainly(patch)
+        plain = ranking(scores, k, out, relevant=wanted)
+    assert torch.equal(compiled.lists.items, plain.lists.items)
+    assert torch.equal(compiled.lists.scores, plain.lists.scores)
+    assert compiled.auc is not None
+    assert plain.auc is not None
+    assert torch.equal(compiled.auc, plain.auc)
+
+
+def test_areas_are_those_of_the_definition() -> None:
+    scores = torch.randint(50, (6, 4500), generator=torch.Generator().manual_seed(4)).float()  # more than one tile
+    out = csr_of([list(range(user, 4000, 7)) for user in range(6)])
+    wanted = csr_of([[4100 + user, 4400, 4499] for user in range(6)])
+    candidates, flags = scores.clone(), torch.zeros_like(scores, dtype=torch.bool)
+    for csr, table, value in ((out, candidates, -torch.inf), (wanted, flags, True)):
+        row, item = rows_of(csr, torch.arange(6))
+        table[row, item] = value
+    found = ranking(scores, 3, out, relevant=wanted)
+    assert found.auc is not None
+    assert torch.equal(found.auc, auc(candidates, flags))
+    assert ranking(scores, 3, out).auc is None
+
+
+def test_threads_find_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.randint(9, (40, 333), generator=torch.Generator().manual_seed(5)).float()
+    out = csr_of([list(range(user, 300, 5)) for user in range(40)])
+    alone = ranked(scores, 7, out)
+    monkeypatch.setattr(topk, "_SCORES_PER_THREAD", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(ranked(scores, 7, out).items, alone.items)
+    scores[39, 332] = torch.nan
+    with pytest.raises(ModelError, match="1 NaN or infinite"):
+        ranked(scores, 7, out)
+
+
+def test_a_watcher_is_shown_every_score_once() -> None:
+    scores, seen = torch.rand(10, 20), []
+    rank(
+        lambda users: scores[users],
+        torch.arange(10),
+        3,
+        exclude=(),
+        user_keys=keys("u", 10),
+        item_keys=keys("i", 20),
+        ties=TIES,
+        watch=lambda users, shown: seen.append((users, shown)),
+        chunk=3,
+    )
+    assert torch.cat([users for users, _ in seen]).tolist() == list(range(10))
+    assert torch.equal(torch.cat([shown for _, shown in seen]), scores)
+
+
+def test_union_of_several_tables_by_hand() -> None:
+    indptr, items = union_of([csr_of([[1, 2], [], [0]]), csr_of([[2, 3], [4], []])], torch.tensor([0, 1, 2]), 5)
+    assert (indptr.tolist(), items.tolist()) == ([0, 3, 4, 5], [1, 2, 3, 4, 0])
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,9 +246,11 @@ def test_any_floating_type_with_or_without_gradient(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("item", [0, 4])
-def test_a_score_that_is_not_finite_raises_even_if_excluded(bad: float, item: int) -> None:
-    scores = torch.zeros(3, 5)
+@pytest.mark.parametrize("item", [0, 4, 40, 89])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_score_that_is_not_finite_raises_even_if_excluded(bad: float, item: int, dtype: torch.dtype) -> None:
+    """Items 0 to 79 lie in blocks, the others are what is left over."""
+    scores = torch.zeros(3, 90, dtype=dtype)
     scores[1, item] = bad
     with pytest.raises(ModelError, match="1 NaN or infinite values"):
         ranked(scores, 2, csr_of([[4], [4], [4]]))
