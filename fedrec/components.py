@@ -8,6 +8,7 @@ A registry maps the short names of one sort of component to their classes. A res
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
@@ -187,8 +188,38 @@ def _explain(model: type[Config], error: pydantic.ValidationError, place: str) -
         return f"{where}: unknown key '{path[-1]}'; {did_you_mean(path[-1], _keys(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{where}: missing; add it"
-    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    if first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+    elif first["type"] == "literal_error" and isinstance(first["input"], str):
+        options = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        reason = f"no such option; {did_you_mean(first['input'], options)}"
+    else:
+        reason = first["msg"] + _REMEDIES.get(first["type"], "")
     return f"{where} = {first['input']!r}: {reason}"
+
+
+_REMEDIES = {
+    "less_than": "; lower it",
+    "less_than_equal": "; lower it",
+    "greater_than": "; raise it",
+    "greater_than_equal": "; raise it",
+    "finite_number": "; give a finite one",
+    "tuple_type": "; write it in brackets, such as [0] or ['a']",
+    "list_type": "; write it in brackets, such as [0] or ['a']",
+    "too_short": "; give more",
+    "too_long": "; give fewer",
+    "int_type": "; write a whole number without quotes",
+    "int_parsing": "; write a whole number without quotes",
+    "int_from_float": "; round it",
+    "float_type": "; write a number without quotes",
+    "float_parsing": "; write a number without quotes",
+    "bool_type": "; write true or false without quotes",
+    "bool_parsing": "; write true or false without quotes",
+    "string_type": "; write it in quotes",
+    "model_type": "; write a table, such as { key = value }",
+    "dict_type": "; write a table, such as { key = value }",
+}
+"""What to do about a mistake, by pydantic's type of it."""
 
 
 def _keys(model: type[pydantic.BaseModel], path: list[str]) -> list[str]:

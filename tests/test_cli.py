@@ -156,6 +156,31 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda f: with_arms(f, {"name": "a", "method": {"kind": "no\nsuch"}}),
         ["arms.a.method.kind", "unknown method kind 'no such'", "valid: "],
     ),
+    "rate above one": (
+        lambda f: with_arms(f, POPULARITY | {"participation": {"rate": 1.5}}),
+        ["arms.popularity.participation.rate = 1.5", "lower it"],
+    ),
+    "seeds that are no array": (
+        lambda f: write_experiment(f, seeds=0),
+        ["seeds = 0", "write it in brackets, such as [0]"],
+    ),
+    "tuning without a validation part": (
+        lambda f: write_experiment(
+            f,
+            data=experiment(write_ratings(f / "ratings.csv"))["data"] | {"split": {"kind": "ratio", "valid": 0.0}},
+            arms=[{"name": "a", "method": {"kind": "spectral", "factors": 3}, "tune": {"space": {"factors": [2, 3]}}}],
+            tune={"trials": 2},
+        ),
+        ["tune: the split has no validation part", "or remove [tune]"],
+    ),
+    "space of a setting that does not exist": (
+        lambda f: write_experiment(
+            f,
+            arms=[{"name": "a", "method": {"kind": "spectral"}, "tune": {"space": {"factor": [2, 3]}}}],
+            tune={"trials": 2},
+        ),
+        ["arms.a.method", "no setting 'factor'", "did you mean 'factors'?"],
+    ),
     "arm without a method": (lambda f: with_arms(f, {"name": "a"}), ["arms.a.method", "missing", "add it"]),
     "no TOML": (lambda f: _text(f / "bad.toml", 'name = "x\n'), ["bad.toml", "line 1", "correct that line"]),
     "no such configuration": (
@@ -378,6 +403,73 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_a_usage_error_leaves_with_two(fedrec: Fedrec) -> None:
-    assert fedrec("run").code == 2
-    assert fedrec("rnu").code == 2
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "Missing argument 'CONFIG'; see: fedrec run --help"),
+        (["rnu"], "No such command 'rnu'. Did you mean 'run'?; see: fedrec --help"),
+        (["run", "a", "--sett", "b"], "No such option '--sett'. Did you mean '--set'?; see: fedrec run --help"),
+        (["run", "a", "--nodes", "two"], "Invalid value for '--nodes': 'two' is not a valid integer; see: fedrec run"),
+        (["data", "get"], "Missing argument 'NAME'; see: fedrec data get --help"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_leaves_with_two(fedrec: Fedrec, arguments: list[str], said: str) -> None:
+    outcome = fedrec(*arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(f"fedrec: {said}")
+
+
+def test_without_a_command_there_is_help(fedrec: Fedrec) -> None:
+    for arguments in ([], ["data"]):
+        outcome = fedrec(*arguments)
+        assert outcome.code == 2
+        assert "Commands:" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("command", ["report", "resume"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    fedrec: Fedrec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    assert fedrec("run", with_arms(tmp_path, POPULARITY), "--out", "run", "--set", "seeds=[1]").code == 0
+    if command == "resume":
+        manifest = json.loads(Path("run/manifest.json").read_text())
+        Path("run/manifest.json").write_text(json.dumps(manifest | {"finished": False}))
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        """As for a user who may not write here; the tests may run as one who may write anywhere."""
+        if "w" in mode and path.suffix == ".part":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    outcome = fedrec(command, "run")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "cannot be written (Permission denied); make its folder writable" in outcome.err
+
+
+def test_runs_on_other_data_are_compared_only_on_demand(fedrec: Fedrec, tmp_path: Path) -> None:
+    config = with_arms(tmp_path, POPULARITY)
+    assert fedrec("run", config, "--out", "time", "--set", "seeds=[1]").code == 0
+    order = ("--set", "data.split.order=random", "--set", "data.split.seed=4")
+    assert fedrec("run", config, "--out", "random", "--set", "seeds=[1]", *order).code == 0
+    assert json.loads(Path("random/manifest.json").read_text())["split"]["seed"] == 4
+    refused = fedrec("compare", "time", "random")
+    assert refused.code == 2
+    assert "--across-data" in refused.err
+    assert "random" in fedrec("compare", "time", "random", "--across-data").out
+
+
+def test_a_tuned_run_shows_its_trials_and_what_was_chosen(fedrec: Fedrec, tmp_path: Path) -> None:
+    arm = {"name": "s", "method": {"kind": "spectral", "factors": 3}, "tune": {"space": {"factors": [2, 4]}}}
+    config = write_experiment(tmp_path, arms=[arm], tune={"sampler": "grid"}, seeds=[1])
+    outcome = fedrec("run", config, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == "fedrec: [1/3] s, trial 0\nfedrec: [3/3] s, seed 1\n"
+    page = Path("run/report.html").read_text()
+    assert '<section id="tuning">' in page
+    assert "2 finished, 0 given up, 0 failed" in page
+    assert "factors = " in page
+    again = fedrec("run", "run/tuned.toml", "--out", "again", "--set", "data.split.order=random")
+    assert again.code == 0, again.err
+    assert '<section id="tuning">' not in Path("again/report.html").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -13,12 +13,14 @@ from fedrec.spaces import Integers
 
 
 class Inner(Config):
-    depth: int = Field(1, ge=1)
+    depth: int = Field(1, ge=1, le=8)
 
 
 class Settings(Config):
     width: int
     inner: Inner = Inner()
+    sizes: tuple[int, ...] = ()
+    shape: Literal["round", "square"] = "round"
 
 
 class Part:
@@ -31,9 +33,16 @@ class Part:
         ({"widht": 3}, r"arms\.a\.method\.width: missing; add it"),
         ({"width": 3, "iner": {}}, r"arms\.a\.method\.iner: unknown key 'iner'; did you mean 'inner'\?"),
         ({"width": 3, "inner": {"dept": 2}}, r"inner\.dept: unknown key 'dept'; did you mean 'depth'\?"),
-        ({"width": 3, "zzz": 1}, "valid: inner, width"),
-        ({"width": "wide"}, r"arms\.a\.method\.width = 'wide': Input should be a valid integer"),
-        ({"width": 3, "inner": {"depth": 0}}, r"inner\.depth = 0: .*greater than or equal to 1"),
+        ({"width": 3, "zzz": 1}, "valid: inner, shape, sizes, width"),
+        (
+            {"width": "wide"},
+            r"arms\.a\.method\.width = 'wide': Input should be a valid integer.*; write a whole number",
+        ),
+        ({"width": 3, "inner": {"depth": 0}}, r"inner\.depth = 0: .*greater than or equal to 1; raise it"),
+        ({"width": 3, "inner": {"depth": 9}}, r"inner\.depth = 9: .*less than or equal to 8; lower it"),
+        ({"width": 3, "inner": 1}, r"inner = 1: .*; write a table, such as \{ key = value \}"),
+        ({"width": 3, "sizes": 0}, r"sizes = 0: .*; write it in brackets, such as \[0\]"),
+        ({"width": 3, "shape": "rond"}, r"shape = 'rond': no such option; did you mean 'round'\?"),
     ],
 )
 def test_a_mistake_is_one_line_with_place_value_and_remedy(settings: dict[str, Any], message: str) -> None:

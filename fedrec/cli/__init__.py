@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from fedrec import __version__
@@ -47,12 +49,26 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.path.append(str(Path.cwd()))  # a method of one's own, "my_module:MyMethod", is found where the command is run
     try:
-        app(["--debug", *arguments] if debug else arguments, prog_name="fedrec")
+        code = app(["--debug", *arguments] if debug else arguments, prog_name="fedrec", standalone_mode=False)
+        sys.exit(code or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        say(_usage(error))
+        sys.exit(MISTAKE)
     except FedrecError as error:
         if debug:
             raise
         say(" ".join(str(error).split()))  # one line, whatever a message quotes
         sys.exit(MISTAKE)
+
+
+def _usage(error: click.UsageError) -> str:
+    """What is wrong with the arguments, in one line."""
+    said = re.sub(r"( Did you mean '[^']*'\?)\1", r"\1", error.format_message())  # typer and click both suggest
+    command = error.ctx.command_path if error.ctx else "fedrec"
+    return f"{' '.join(said.split()).rstrip('.')}; see: {command} --help"
 
 
 def _version(asked: bool) -> None:
@@ -123,11 +139,17 @@ def report(folder: RunFolder) -> None:
 
 
 @app.command()
-def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs.")]) -> None:
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs.")],
+    across_data: Annotated[
+        bool,
+        typer.Option("--across-data", help="Also runs on other data or splits; their numbers answer other questions."),
+    ] = False,
+) -> None:
     """Show the arms of several runs in one table."""
     from fedrec.report import comparison_table
 
-    show_table(comparison_table(folders))
+    show_table(comparison_table(folders, across_data=across_data))
     for folder in folders:
         _show_guarantees(folder)
 

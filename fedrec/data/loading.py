@@ -122,12 +122,23 @@ def load_split(config: DataConfig, seed: int) -> LoadedData:
     if isinstance(how, Given):
         parts, report = clean_parts(_read_given(config, how), config.clean)
         fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
-        return LoadedData(split_given(parts, how, streams), report, fingerprint, source, seed)
+        return LoadedData(_with_gaps_noted(split_given(parts, how, streams)), report, fingerprint, source, seed)
     interactions, report = load_interactions(config)
     found = split(interactions, how, streams)
     if isinstance(how, GlobalTime) and config.clean.duplicates == "last" and report.repeated:
         found = replace(found, notes=(*found.notes, _REPEATED.format(report.repeated)))
-    return LoadedData(found, report, interactions.fingerprint, source, seed)
+    return LoadedData(_with_gaps_noted(found), report, interactions.fingerprint, source, seed)
+
+
+def _with_gaps_noted(found: Split) -> Split:
+    """The split, with a note on each attribute that is not known of everyone."""
+    notes = [
+        f"{name} is known of {int(column.notna().sum()):,} of {len(column):,} {side}"
+        for side, table in (("users", found.train.user_attributes), ("items", found.train.item_attributes))
+        for name, column in table.items()
+        if column.isna().any()
+    ]
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def load_interactions(config: DataConfig) -> tuple[Interactions, CleaningReport]:

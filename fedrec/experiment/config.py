@@ -193,6 +193,8 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
         raise ConfigError(f"{path}: no such configuration file; check the path") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: a folder; give the path of a .toml file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); make it readable") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file (byte {error.start}); give a TOML file in UTF-8") from None
     except tomllib.TOMLDecodeError as error:

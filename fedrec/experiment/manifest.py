@@ -52,6 +52,7 @@ def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]
             "seed": data.seed,
             "notes": list(data.split.notes),
             "fingerprint": fingerprint(data.split),
+            "attributes_fingerprint": attributes_fingerprint(data.split),
         },
         "seeds": list(config.seeds),
         "randomness": config.engine.randomness,
@@ -66,12 +67,16 @@ def require_unchanged(manifest: dict[str, Any], folder: Path, config_text: str, 
     """
     if manifest["config_sha256"] != sha256(config_text.encode()).hexdigest():
         raise RunError(f"{folder / 'config.toml'}: changed since the run began; undo that, or start a new run")
-    began, found = manifest["split"]["fingerprint"], fingerprint(data.split)
-    if began != found:
-        raise RunError(
-            f"{folder}: the data changed since the run began (fingerprint {began[:12]}, now {found[:12]}); "
-            "put the old data back, or start a new run"
-        )
+    for what, key, found in (
+        ("data", "fingerprint", fingerprint(data.split)),
+        ("attributes of users or items", "attributes_fingerprint", attributes_fingerprint(data.split)),
+    ):
+        began = manifest["split"][key]
+        if began != found:
+            raise RunError(
+                f"{folder}: the {what} changed since the run began (fingerprint {began[:12]}, now {found[:12]}); "
+                "put the old ones back, or start a new run"
+            )
     for package, version in versions().items():
         if manifest["versions"].get(package) != version:
             log.warning(
@@ -83,15 +88,23 @@ def require_unchanged(manifest: dict[str, Any], folder: Path, config_text: str, 
 
 
 def fingerprint(split: Split) -> str:
-    """SHA-256 of what arms are given: the interactions of all three parts and the attributes, by original ids."""
+    """SHA-256 of the interactions of all three parts and of the catalogue, by original ids.
+
+    Equal ones mean that accuracies can be compared; attributes have a fingerprint of their own, so that adding a table
+    of them does not make a run incomparable.
+    """
     digest = sha256()
     for part in _parts(split).values():
         digest.update(part.fingerprint.encode())
-    for vocabulary, table in (
-        (split.train.users, split.train.user_attributes),
-        (split.train.items, split.train.item_attributes),
-    ):
+    for vocabulary in (split.train.users, split.train.items):
         digest.update("\n".join(vocabulary.ids).encode())
+    return digest.hexdigest()
+
+
+def attributes_fingerprint(split: Split) -> str:
+    """SHA-256 of what is known of users and items beside their interactions, in code order."""
+    digest = sha256()
+    for table in (split.train.user_attributes, split.train.item_attributes):
         digest.update(table.to_csv(index=False).encode())
     return digest.hexdigest()
 

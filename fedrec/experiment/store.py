@@ -30,20 +30,29 @@ from fedrec.recommenders.recommender import Disclosure, Tensors
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that, whatever happens, the path holds all of the new content or what it held before."""
+    """Write a file so that, whatever happens, the path holds all of the new content or what it held before.
+
+    Raises:
+        RunError: if it cannot be written: no permission, no room.
+    """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # the move itself must reach the disk too
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the move itself must reach the disk too
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror}); make its folder writable and try again"
+        ) from error
 
 
 def write_json(path: Path, content: object) -> None:
@@ -290,7 +299,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w")
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written ({error.strerror}); choose another --out") from error
+            raise RunError(
+                f"{self.path}: cannot be written ({error.strerror}); make it writable, or choose another --out"
+            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -160,6 +160,8 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise _damaged(path, "missing") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); make it readable") from None
     except UnicodeDecodeError as error:
         raise _damaged(path, f"not text (byte {error.start})") from None
 

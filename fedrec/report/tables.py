@@ -82,12 +82,13 @@ def _require_comparable(first: Results, other: Results, across_data: bool) -> No
     if not across_data and _fingerprint(first) != _fingerprint(other):
         raise RunError(
             f"{other.path}: tested on other data or another split (fingerprint {_fingerprint(other)[:12]}) than "
-            f"{first.path} ({_fingerprint(first)[:12]}), so their numbers cannot be compared; run both on one split"
+            f"{first.path} ({_fingerprint(first)[:12]}), so their numbers cannot be compared; run both on one split, "
+            "or see them side by side with --across-data"
         )
 
 
 def _fingerprint(results: Results) -> str:
-    """Of everything that arms are given: the parts of the split, and the attributes of users and items."""
+    """Of the parts of the split and the catalogue."""
     return str(results.manifest["split"]["fingerprint"])
 
 

@@ -207,6 +207,15 @@ def test_attributes_of_nobody_are_refused(write: Write) -> None:
         loaded('path = "own.csv"\nusers = "people.csv"\nsplit = { kind = "leave-one-out", order = "random" }')
 
 
+def test_attributes_with_gaps_are_noted(write: Write) -> None:
+    rows = "".join(f"{user},{item}\n" for user in "abc" for item in "xyz")
+    write("own.csv", "user,item\n" + rows)
+    write("people.csv", "user,gender,age\na,F,1\nb,,2\nc,M,3\n")
+    write("movies.csv", "item,genres\nx,War\ny,Drama\n")
+    notes = loaded('path = "own.csv"\nusers = "people.csv"\nitems = "movies.csv"').split.notes
+    assert notes[-2:] == ("gender is known of 2 of 3 users", "genres is known of 2 of 3 items")
+
+
 def test_a_split_may_have_a_seed_of_its_own(write: Write) -> None:
     rows = "".join(f"{user},{item}\n" for user in range(9) for item in range(9))
     write("own.csv", "user,item\n" + rows)

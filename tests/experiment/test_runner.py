@@ -14,7 +14,7 @@ import pytest
 from fedrec.data import load_split
 from fedrec.errors import FedrecError, ModelError, RunError
 from fedrec.experiment import ExperimentConfig, RunDirectory, Step, build_arm, read_config, resume, run
-from fedrec.experiment.manifest import fingerprint
+from fedrec.experiment.manifest import attributes_fingerprint, fingerprint
 from fedrec.federated import FederatedRecommender
 from tests.experiment.dying import Killed, killed_at_write
 from tests.experiment.tiny import EACH, ITEMS, USERS, experiment, write_experiment, write_ratings
@@ -191,15 +191,15 @@ def test_a_random_split_is_that_of_the_first_seed_for_all(folder: Path, tmp_path
     assert json.loads((path / "manifest.json").read_text())["split"]["seed"] == 3
 
 
-def test_the_fingerprint_of_a_split_knows_attributes(config: ExperimentConfig) -> None:
+def test_attributes_have_a_fingerprint_of_their_own(config: ExperimentConfig) -> None:
     split = load_split(config.data, 3).split
     gender = pd.DataFrame({"gender": ["F", "M"] * (USERS // 2)})
-    of_gender = [
-        fingerprint(replace(split, train=replace(split.train, user_attributes=table)))
-        for table in (gender, gender[::-1])
-    ]
-    assert len({fingerprint(split), *of_gender}) == 3
+    others = [replace(split, train=replace(split.train, user_attributes=table)) for table in (gender, gender[::-1])]
+    assert len({attributes_fingerprint(each) for each in (split, *others)}) == 3
+    assert len({fingerprint(each) for each in (split, *others)}) == 1
     assert fingerprint(split) == fingerprint(load_split(config.data, 5).split)
+    fewer = replace(split, test=split.test.take(split.test.user > 0))
+    assert fingerprint(fewer) != fingerprint(split)
 
 
 def test_the_same_configuration_gives_the_same_bytes(finished: Path, config: ExperimentConfig, tmp_path: Path) -> None:
