@@ -73,7 +73,8 @@ class ReferenceEngine:
         """As `LocalEngine.sum`."""
         drawn, on_time, late = self._draw(query, round)
         dtype = query.dtype if clip is None else torch.float64
-        sums = {name: torch.zeros(shape, dtype=dtype) for name, shape in query.tables.items()}
+        device = self.devices.items.device
+        sums = {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in query.tables.items()}
         answered, clipped, delayed, arrived, bytes_up = 0, 0, 0, 0, 0
         refused = Counter[str]()
         arrivals = self._late.get((round, phase), [])
@@ -205,8 +206,8 @@ class ReferenceEngine:
             raise _RefusedError(f"tables {sorted(contributions)} instead of {sorted(query.tables)}")
         tables, size = {}, 0
         for name, part in contributions.items():
-            tables[name], part_size = _dense(part, len(users), query.tables[name])
-            size += part_size
+            table, part_size = _dense(part, len(users), query.tables[name])
+            tables[name], size = table.to(everyone.device), size + part_size
         if not all(math.isfinite(float(table.norm())) for table in tables.values()):
             raise _RefusedError(NOT_FINITE)
         for name, values in state.dense.items():
@@ -297,4 +298,5 @@ def _clipped(tables: Tables, clip: Clip | None) -> tuple[Tables, bool]:
 
 
 def _as_rows(table: Tensor) -> Rows:
-    return Rows(torch.zeros(len(table), dtype=torch.int64), torch.arange(len(table)), table)
+    index = torch.arange(len(table), device=table.device)
+    return Rows(torch.zeros_like(index), index, table)

@@ -12,15 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedrec.components import build_config
 from fedrec.data import Interactions, Split
 from fedrec.errors import ConfigError, DataError, ModelError, PrivacyError
 from fedrec.evaluation import EvaluationConfig, Validator, evaluate, make_validator, user_groups
 from fedrec.federated import (
+    METHODS,
+    Ask,
     Cohort,
     Contribution,
     Devices,
     EngineConfig,
     FederatedRecommender,
+    Federation,
     HeldOutItems,
     LocalEngine,
     ParticipationConfig,
@@ -35,6 +39,7 @@ from fedrec.recommenders import Training
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
 from tests.federated.conftest import interactions
+from tests.testing.variants import FEDERATED
 
 METRICS = ("ndcg@5", "recall@3", "mrr@5-sampled-99")
 MEASURED = EvaluationConfig(k=(3, 5), metric="ndcg@5", candidates=("all", "sampled-99"), groups=("gender",))
@@ -94,6 +99,26 @@ def test_the_sums_are_those_that_a_simulation_measures(split: Split) -> None:
     for column, metric in enumerate(METRICS):
         validator = Validator.of(split, metric, 3)
         assert float(means[0, column]) == pytest.approx(validator(score), abs=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "settings"), FEDERATED)
+def test_every_method_is_measured_on_its_devices(split: Split, kind: str, settings: dict[str, Any]) -> None:
+    """Over a message: what a node builds from it scores with the users' own state as the method itself does."""
+    method = METHODS[kind](build_config(METHODS[kind].config_class, settings, kind))  # type: ignore[call-arg]
+    engine = LocalEngine(dealt(split), Streams(0))
+    state = method.start(Federation(40, 25, Streams(0)))
+    for round in (1, 2):
+        state = method.round(state, Ask(engine, round))
+
+    def score(users: Tensor) -> Tensor:
+        memory = method.memory(state)
+        looked = (engine.devices.cohort(users), State()) if memory is None else engine.look(users, memory)
+        return method.score(state, *looked)
+
+    asked = Evaluate.of(method, state, "valid", ["ndcg@5"], 0, everyone=True)
+    query = build_query("evaluate", asked.broadcast, asked.settings)
+    count, total = engine.sum(query, round=3).sums["metrics"][0]
+    assert float(total / count) == pytest.approx(Validator.of(split, "ndcg@5", 0)(score), abs=1e-9)
 
 
 def test_ties_are_ordered_as_in_a_simulation(split: Split) -> None:
