@@ -159,73 +159,81 @@ class ExactLightGCN:
         )
 
     def start(self, federation: Federation) -> Tensors:
-        """A random item table; nothing has been counted or propagated."""
+        """A random item table; nothing has been counted or propagated.
+
+        Devices score with `items`, the final vectors, and `scaled`; what stands under `items` is the server's alone.
+        """
         generator = federation.streams.generator("items", federation.device)
         shape = (federation.n_items, self.config.dim)
         items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
         items = items * self.config.initial_scale
         return {
-            "items": items,
-            "degrees": torch.zeros(federation.n_items, 1, dtype=torch.float64, device=federation.device),
+            "items": self._normalized(items),
+            "items.layer0": items,
+            "items.degrees": torch.zeros(federation.n_items, 1, dtype=torch.float64, device=federation.device),
             "n_users": torch.tensor(federation.n_users, device=federation.device),
-            "passes": torch.tensor(0, device=federation.device),
-            "dropped": torch.zeros(0, dtype=torch.int64, device=federation.device),
+            "items.passes": torch.tensor(0, device=federation.device),
+            "items.dropped": torch.zeros(0, dtype=torch.int64, device=federation.device),
             "scaled": torch.zeros_like(items),
-            "forward": torch.zeros_like(items),
-            "backward": torch.zeros_like(items),
-            "final": self._normalized(items),
+            "items.forward": torch.zeros_like(items),
+            "items.backward": torch.zeros_like(items),
         }
 
     def round(self, state: Tensors, ask: Ask) -> Tensors:
         """One step, unless the answering users change within it."""
         scale = int(state["n_users"]) / ask.expected
-        if not state["degrees"].any():
-            degrees = ask(Count(len(state["items"]))).sums["count"] * scale
-            state = dict(state) | {"degrees": degrees.clamp(min=0.0)}
+        if not state["items.degrees"].any():
+            degrees = ask(Count(len(state["items.layer0"]))).sums["count"] * scale
+            state = dict(state) | {"items.degrees": degrees.clamp(min=0.0)}
         step = _Step(ask, scale)
         try:
             if self._refreshes(state, ask.round):
                 return self._full_step(state, step, ask.round)
             return self._short_step(state, step)
         except _SetChanged:
-            return dict(state) | {"dropped": torch.cat([state["dropped"], state["dropped"].new_tensor([ask.round])])}
+            dropped = state["items.dropped"]
+            return dict(state) | {"items.dropped": torch.cat([dropped, dropped.new_tensor([ask.round])])}
 
     def _refreshes(self, state: Tensors, round: int) -> bool:
         """Whether a round propagates: every T-th one, the first that is answered, and the one after a dropped one."""
-        due, done = round - (round - 1) % self.config.refresh_every, int(state["passes"])
-        return round == due or not done or (done < due and due in state["dropped"])
+        due, done = round - (round - 1) % self.config.refresh_every, int(state["items.passes"])
+        return round == due or not done or (done < due and due in state["items.dropped"])
 
     def _full_step(self, state: Tensors, step: _Step, round: int) -> Tensors:
         """Forward through the layers, the loss, back through the layers."""
-        config, items = self.config, state["items"]
-        root = state["degrees"].clamp(min=1.0).rsqrt().to(items.dtype)  # [n_items, 1]
+        config, items = self.config, state["items.layer0"]
+        root = state["items.degrees"].clamp(min=1.0).rsqrt().to(items.dtype)  # [n_items, 1]
         layer, forward, scaled = items, torch.zeros_like(items), torch.zeros_like(items)
         for phase in range(config.layers):
             scaled = scaled + root * layer
-            layer = root * step(self._propagate(root * layer, state, phase))["layer"]
+            layer = root * step(self._propagate(root * layer, state["items.dropped"], phase))["layer"]
             forward = forward + layer
-        state = dict(state) | {"forward": forward, "scaled": scaled, "passes": state["passes"].new_tensor(round)}
+        state = dict(state) | {
+            "items.forward": forward,
+            "scaled": scaled,
+            "items.passes": state["items.passes"].new_tensor(round),
+        }
         final, loss = self._differentiate(state, step)
         layer, backward = loss["final"], torch.zeros_like(items)
         for phase in range(config.layers + 1, 2 * config.layers + 1):
-            layer = root * step(self._propagate(root * layer, state, phase))["layer"]
+            layer = root * step(self._propagate(root * layer, state["items.dropped"], phase))["layer"]
             backward = backward + layer
-        return self._stepped(state | {"final": final, "backward": backward}, loss)
+        return self._stepped(state | {"items": final, "items.backward": backward}, loss)
 
     def _short_step(self, state: Tensors, step: _Step) -> Tensors:
         """The loss alone, with the layers of an earlier round and the gradients that were propagated then."""
         final, loss = self._differentiate(state, step)
-        return self._stepped(dict(state) | {"final": final}, loss)
+        return self._stepped(dict(state) | {"items": final}, loss)
 
     def _differentiate(self, state: Tensors, step: _Step) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The items' final vectors as they are broadcast, and the gradient with respect to their layer 0."""
         config = self.config
-        mean = (state["items"] + state["forward"]) / (config.layers + 1)
+        mean = (state["items.layer0"] + state["items.forward"]) / (config.layers + 1)
         final = self._normalized(mean)
         query = LossGradient(
             final=final,
-            dropped=state["dropped"],
-            passes=int(state["passes"]),
+            dropped=state["items.dropped"],
+            passes=int(state["items.passes"]),
             layers=config.layers,
             loss=config.loss,
             temperature=config.temperature,
@@ -239,21 +247,24 @@ class ExactLightGCN:
         if config.loss == "sampled-softmax":  # through the normalisation f/‖f‖
             norm = torch.linalg.vector_norm(mean, dim=1, keepdim=True).clamp(min=1e-12)
             gradient = (gradient - (gradient * final).sum(dim=1, keepdim=True) * final) / norm
-        return final, {"final": gradient / (config.layers + 1), "layer0": config.l2 * sums["layer0"] * state["items"]}
+        return final, {
+            "final": gradient / (config.layers + 1),
+            "layer0": config.l2 * sums["layer0"] * state["items.layer0"],
+        }
 
     def _stepped(self, state: Tensors, loss: Mapping[str, Tensor]) -> Tensors:
         """Adam on E_I(0)."""
-        gradient = loss["final"] + state["backward"] + loss["layer0"]
-        return server_step(ServerOptimizerConfig(kind="adam", rate=self.config.rate), state, "items", gradient)
+        gradient = loss["final"] + state["items.backward"] + loss["layer0"]
+        return server_step(ServerOptimizerConfig(kind="adam", rate=self.config.rate), state, "items.layer0", gradient)
 
     def _normalized(self, final: Tensor) -> Tensor:
         return F.normalize(final, dim=1) if self.config.loss == "sampled-softmax" else final
 
-    def _propagate(self, layer: Tensor, state: Tensors, phase: int) -> Propagate:
+    def _propagate(self, layer: Tensor, dropped: Tensor, phase: int) -> Propagate:
         config = self.config
         return Propagate(
             layer=layer,
-            dropped=state["dropped"],
+            dropped=dropped,
             phase=phase,
             layers=config.layers,
             rate=config.rate,
@@ -262,10 +273,11 @@ class ExactLightGCN:
 
     def memory(self, state: Tensors) -> Query | None:
         """What Propagate and LossGradient keep on the devices."""
-        return self._propagate(state["items"], state, 0)
+        nothing = torch.zeros(0, dtype=torch.int64, device=state["items"].device)
+        return self._propagate(state["items"], nothing, 0)
 
     def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:
         """f_u · F_i for every item, f_u = (e_u(0) + Σ_{i∈N_u} Σ_{l<L} X_i(l) / √d_u) / (L + 1)."""
         embedding, scaled = GraphMemory.of(private).embedding, state["scaled"]
         layers = root_degrees(cohort, scaled.dtype) * cohort.sum_by_user(scaled.index_select(0, cohort.items))
-        return (embedding + layers) / (self.config.layers + 1) @ state["final"].T
+        return (embedding + layers) / (self.config.layers + 1) @ state["items"].T

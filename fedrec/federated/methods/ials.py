@@ -104,7 +104,7 @@ class IALS:
         items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
         return {
             "items": items * self.config.initial_scale / self.config.dim**0.5,
-            "degrees": torch.zeros(federation.n_items, dtype=torch.float64, device=federation.device),
+            "items.degrees": torch.zeros(federation.n_items, dtype=torch.float64, device=federation.device),
             "n_users": torch.tensor(federation.n_users, device=federation.device),
         }
 
@@ -112,14 +112,14 @@ class IALS:
         """Every user solves for p_u; the server solves every item's normal equations."""
         # Who takes part stands for everybody: sums over participants are scaled up to the population.
         scale = int(state["n_users"]) / ask.expected
-        degrees = state["degrees"]
+        degrees = state["items.degrees"]
         if self.config.frequency_power and not degrees.any():
             degrees = (ask(Count(len(degrees))).sums["count"].squeeze(1) * scale).clamp(min=0.0)
         totals = ask(self._equations(state))
         table, everyone = totals.sums["items"] * scale, totals.sums["everyone"] * scale
         ridge = self._ridge(degrees, state)
         items = solve_items(table, self.config.unobserved * everyone, ridge, noised=totals.noised)
-        return dict(state) | {"items": items, "degrees": degrees}
+        return dict(state) | {"items": items, "items.degrees": degrees}
 
     def _ridge(self, degrees: Tensor, state: Tensors) -> Tensor:
         """λ (d_i + α|U|)^ν, [n_items]."""

@@ -114,7 +114,7 @@ def test_twenty_adam_steps_are_those_of_dense_full_batch_lightgcn(
     memory = GraphMemory.of(engine.look(torch.arange(40), query)[1])
     torch.testing.assert_close(memory.embedding, users, rtol=0, atol=1e-9)
     torch.testing.assert_close(scores(method, engine, state), ranking, rtol=0, atol=1e-9)
-    before = run(method, LocalEngine(devices, Streams(0)), 20)["items"]
+    before = run(method, LocalEngine(devices, Streams(0)), 20)["items.layer0"]
     torch.testing.assert_close(before, items, rtol=0, atol=1e-9)
 
 
@@ -192,11 +192,11 @@ def test_a_step_in_which_the_answering_users_change_is_dropped_and_repeated(devi
     method = ExactLightGCN(ExactLightGCNConfig(dim=4, layers=2))
     engine = Losing(devices, 3, {(3, phase)})
     ended = run(method, engine, 5)
-    assert ended["dropped"].tolist() == [3]
+    assert ended["items.dropped"].tolist() == [3]
     whole, state = LocalEngine(devices, Streams(0)), method.start(FEDERATION)
     for number in (1, 2, 4, 5):
         state = method.round(state, Ask(whole, number))
-    torch.testing.assert_close(ended["items"], state["items"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(ended["items.layer0"], state["items.layer0"], rtol=0, atol=1e-12)
     torch.testing.assert_close(scores(method, engine, ended), scores(method, whole, state), rtol=0, atol=1e-12)
 
 
@@ -205,7 +205,7 @@ def test_a_user_lost_for_a_whole_round_neither_steps_nor_counts(devices: Devices
     method = ExactLightGCN(ExactLightGCNConfig(dim=4, layers=2))
     engine = Losing(devices, 3, {(2, phase) for phase in range(5)})
     state = run(method, engine, 3)
-    assert not len(state["dropped"])
+    assert not len(state["items.dropped"])
     query = method.memory(state)
     assert query is not None
     steps = GraphMemory.of(engine.look(torch.arange(40), query)[1]).progress[:, 3]
@@ -217,7 +217,7 @@ def test_late_answers_are_of_another_step(devices: Devices) -> None:
     method = ExactLightGCN(ExactLightGCNConfig(dim=4, layers=1))
     engine = LocalEngine(devices, Streams(0), ParticipationConfig(straggler=0.3, late="fold"))
     # Those of round 1, which counts degrees first, find other questions in round 2 and are lost.
-    assert run(method, engine, 4)["dropped"].tolist() == [3, 4]
+    assert run(method, engine, 4)["items.dropped"].tolist() == [3, 4]
 
 
 def test_nobody_answering_leaves_everything_as_it_was(devices: Devices) -> None:
@@ -236,7 +236,7 @@ def test_a_dropped_refresh_is_repeated_in_the_next_round(devices: Devices) -> No
         state = method.round(state, ask)
         asked.append(len(ask.totals))
     assert asked == [6, 1, 1, 4, 5, 1, 5]
-    assert state["dropped"].tolist() == [4]
+    assert state["items.dropped"].tolist() == [4]
 
 
 def test_refreshing_every_third_round_asks_for_a_third_of_the_passes(devices: Devices) -> None:
@@ -247,8 +247,8 @@ def test_refreshing_every_third_round_asks_for_a_third_of_the_passes(devices: De
         ask = Ask(engine, number)
         before, state = state, method.round(state, ask)
         asked.append(len(ask.totals))
-        assert torch.equal(before["forward"], state["forward"]) == (number not in (1, 4))
-        assert (before["items"] != state["items"]).any()
+        assert torch.equal(before["items.forward"], state["items.forward"]) == (number not in (1, 4))
+        assert (before["items.layer0"] != state["items.layer0"]).any()
     assert asked == [6, 1, 1, 5, 1, 1]  # the first round counts degrees too
 
 

@@ -78,7 +78,7 @@ def test_two_users_and_one_item_by_hand() -> None:
     method = IALS(IALSConfig(dim=1, unobserved=1.0, regularization=0.5, frequency_power=0.0))
     state: Tensors = {
         "items": torch.tensor([[2.0]], dtype=DOUBLE),
-        "degrees": torch.zeros(1, dtype=DOUBLE),
+        "items.degrees": torch.zeros(1, dtype=DOUBLE),
         "n_users": torch.tensor(2),
     }
     p = 4 / 17
@@ -147,7 +147,7 @@ def test_participants_stand_for_everybody(devices: Devices) -> None:
     totals = torch.zeros(25, dtype=DOUBLE)
     for seed in range(200):
         method, engine = IALS(IALSConfig(dim=1)), LocalEngine(devices, Streams(seed), ParticipationConfig(rate=0.5))
-        totals += method.round(method.start(FEDERATION), Ask(engine, 1))["degrees"]
+        totals += method.round(method.start(FEDERATION), Ask(engine, 1))["items.degrees"]
     degrees = torch.bincount(devices.items, minlength=25).double()
     deviation = (degrees / 200).sqrt()  # a sum of d variables of variance 1, over 200 draws
     assert ((totals / 200 - degrees).abs() < 5 * deviation).all()  # 25 items: a false alarm once in 70,000 runs
