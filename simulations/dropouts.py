@@ -85,7 +85,7 @@ def draw(rows: pd.DataFrame, rates: Sequence[float], delay: int, path: Path) -> 
         axes.plot([0.0, *rates], rows.loc[arms, "NDCG@10"], marker="o", label=kind)
     axes.set_xlabel(f"share of clients that drop out, or answer {delay} rounds late")
     axes.set_ylabel("NDCG@10, test")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * rows["NDCG@10"].max())
     axes.legend()
     figure.savefig(path, dpi=150)
 
