@@ -161,8 +161,34 @@ def auc(scores: Tensor, relevant: Tensor) -> Tensor:
     below = torch.searchsorted(rest, scores.contiguous())
     not_above = torch.searchsorted(rest, scores.contiguous(), right=True)
     wins = ((below + not_above) * relevant).sum(dim=1)
-    return torch.where(others > 0, wins / (2.0 * counts * others.clamp(min=1)), 0.5).double()
+    return torch.where(others > 0, wins.double() / (2 * counts * others.clamp(min=1)), 0.5)
 
+
+def rmse(predicted: Tensor, rating: Tensor) -> float:
+    """Root of the mean squared error of predicted ratings, √(mean (r̂ − r)²), over all interactions together.
+
+    Every rating counts the same, as in scikit-learn and the Netflix Prize; a mean of users' errors is another number.
+
+    Args:
+        predicted: [n] predicted ratings.
+        rating: [n] the ratings that were given, at least one.
+
+    Returns:
+        A number from 0 upwards, in the unit of the ratings; smaller is better.
+
+    Raises:
+        DataError: if there is no rating.
+    """
+    return float(_errors(predicted, rating).square().mean().sqrt())
+
+
+def mae(predicted: Tensor, rating: Tensor) -> float:
+    """Mean absolute error of predicted ratings, mean |r̂ − r|; arguments, range and errors as `rmse`."""
+    return float(_errors(predicted, rating).abs().mean())
+
+
+RATING: Mapping[str, Callable[[Tensor, Tensor], float]] = {"rmse": rmse, "mae": mae}
+"""The errors of models that predict ratings, by the name that they have in results."""
 
 ACCURACY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "precision": precision,
@@ -185,6 +211,12 @@ def accuracy_at(hits: Tensor, relevant: Tensor, ks: Sequence[int]) -> dict[str, 
         ks: lengths of the list.
     """
     return {f"{name}@{k}": metric(hits[:, :k], relevant) for name, metric in ACCURACY.items() for k in ks}
+
+
+def _errors(predicted: Tensor, rating: Tensor) -> Tensor:
+    if not len(rating):
+        raise DataError("there is no rating to compare with; evaluate at least one interaction")
+    return predicted.double() - rating.double()
 
 
 def _require_relevant(relevant: Tensor) -> None:

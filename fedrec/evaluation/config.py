@@ -25,7 +25,11 @@ class EvaluationConfig(Config):
         metric: accuracy metric and length, "name@k": what validation selects by and what a report shows first.
         groups: user columns to compare groups by; "auto" is gender, age (in bands) where known, and activity (tercile
             of the number of training interactions).
-        categories: item column of intra-list diversity, values joined by "|"; "auto" is `genres` where there is one.
+        categories: item column of intra-list diversity and calibration, values joined by "|"; "auto" is `genres` where
+            there is one.
+        item_groups: item columns whose exposure is compared, several values joined by "|"; "auto" is popularity
+            (tercile of the number of training interactions) and, where known, author.
+        embedding_dim: dimensions of the item factors that embedding diversity compares; 0 leaves it out.
         bootstrap: resamples of an interval.
     """
 
@@ -34,6 +38,8 @@ class EvaluationConfig(Config):
     metric: str = Field("ndcg@10", validate_default=True)  # it must fit k and candidates
     groups: tuple[str, ...] | Literal["auto"] = "auto"
     categories: str | None = "auto"
+    item_groups: tuple[str, ...] | Literal["auto"] = "auto"
+    embedding_dim: int = Field(32, ge=0)
     bootstrap: int = Field(1000, ge=100)
 
     @field_validator("k")

@@ -6,12 +6,18 @@ one value a user divide by the length of that user's list.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedrec.data.interactions import Interactions
 from fedrec.errors import DataError
+from fedrec.evaluation.csr import Csr
+
+_SMOOTHING = 0.01  # α of Steck 2018: large enough to be finite, small enough not to matter
+_SHARES_PER_CHUNK = 1 << 22  # 32 MB of float64
 
 
 def exposure(items: Tensor, n_items: int) -> Tensor:
@@ -147,7 +153,97 @@ def intra_list_diversity(items: Tensor, categories: Tensor) -> Tensor:
     Returns:
         [users] float64 in [0, 1]; larger is better.
     """
-    unit = F.normalize(categories.double(), dim=1)
+    mean, pairs = _mean_cosine(items, categories)
+    return torch.where(pairs > 0, 1.0 - mean, 0.0).clamp(0.0, 1.0)  # rounding may step outside
+
+
+def embedding_diversity(items: Tensor, embeddings: Tensor) -> Tensor:
+    """Unlikeness within a list by embeddings: 1 − mean over pairs i ≠ j of cos(e_i, e_j), as `intra_list_diversity`.
+
+    Cosines of embeddings may be negative, so that a list can be more unlike than unrelated items are. Arms can be
+    compared only by the same embeddings: those that `evaluate` takes, `item_factors`, are of the training data.
+
+    Args:
+        items: [users, k] lists.
+        embeddings: [n_items, d], a zero row for an item without one, which takes part in no pair.
+
+    Returns:
+        [users] float64 in [0, 2], 0 without a pair; larger is better.
+    """
+    mean, pairs = _mean_cosine(items, embeddings)
+    return torch.where(pairs > 0, 1.0 - mean, 0.0).clamp(0.0, 2.0)
+
+
+def item_factors(train: Interactions, dim: int) -> Tensor:
+    """Items as users see them: [n_items, ≤ dim] float64 rows of V·Σ, the truncated SVD of the training matrix.
+
+    Cosines of two rows are those of the two items' columns in the best approximation of that rank. Randomised SVD
+    (Halko, Martinsson and Tropp 2011, in scikit-learn) from a fixed start: the same for every arm and seed.
+
+    Args:
+        train: the training interactions; an item without any has a zero row.
+        dim: dimensions; no more than the smaller side of the matrix.
+    """
+    from scipy.sparse import csr_array
+    from sklearn.utils.extmath import randomized_svd
+
+    ones = np.ones(len(train))
+    matrix = csr_array((ones, (train.user, train.item)), shape=(train.n_users, train.n_items))
+    _, values, rows = randomized_svd(matrix, min(dim, *matrix.shape), n_iter=4, random_state=0)
+    factors = torch.from_numpy(np.ascontiguousarray(rows.T * values))
+    factors[torch.from_numpy(train.item_degrees == 0)] = 0.0
+    return factors
+
+
+def calibration_error(items: Tensor, history: Csr, categories: Tensor) -> Tensor:
+    """How far the categories of a list are from those of its user's history: Σ_g p_g ln(p_g / q̃_g) (Steck 2018).
+
+    p and q are the shares of categories in history and list, each item giving its categories equal shares of itself,
+    and q̃ = .99 q + .01 p, with which it stays finite. Items without a category take part in neither. A list of nothing
+    but such items is as wrong as can be, ln 100; a history of nothing but such items sets no aim, 0.
+
+    Args:
+        items: [users, k] lists, -1 where there is no item.
+        history: by row, the training items of each user, (indptr [users + 1], items).
+        categories: [n_items, width] non-negative category weights, a zero row for an item without a category.
+
+    Returns:
+        [users] float64 in [0, ln 100] nats; smaller is better.
+    """
+    weights = F.normalize(categories.double(), p=1.0, dim=1)
+    indptr, known = history
+    padded = torch.cat([weights, weights.new_zeros(1, weights.shape[1])])
+    step = max(1, _SHARES_PER_CHUNK // max(1, weights.shape[1]))
+    errors = []
+    for start in range(0, len(items), step):
+        rows = items[start : start + step]
+        ends = indptr[start : start + len(rows) + 1]
+        of_user = F.embedding_bag(known[ends[0] : ends[-1]], weights, ends[:-1] - ends[0], mode="sum")
+        of_list = F.embedding_bag(rows.where(rows >= 0, len(weights)), padded, mode="sum")
+        wanted, shown = (sums / sums.sum(dim=1, keepdim=True).clamp(min=1e-300) for sums in (of_user, of_list))
+        errors.append(divergence(wanted, shown))
+    return torch.cat(errors)
+
+
+def divergence(wanted: Tensor, shown: Tensor) -> Tensor:
+    """Kullback and Leibler's Σ_g p_g ln(p_g / q̃_g), with q̃ = .99 q + .01 p (Steck 2018, α = .01).
+
+    Args:
+        wanted: [n, groups] shares p; a row of zeros wants nothing and diverges by 0.
+        shown: [n, groups] shares q; a row of zeros diverges by ln 100 from anything wanted.
+
+    Returns:
+        [n] float64 in [0, ln 100] nats.
+    """
+    mixed = (1.0 - _SMOOTHING) * shown + _SMOOTHING * wanted
+    # Rounding may step below 0.
+    terms: Tensor = torch.special.xlogy(wanted, torch.where(wanted > 0, wanted / mixed, 1.0))
+    return terms.sum(dim=1).clamp(min=0.0)
+
+
+def _mean_cosine(items: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """[users] mean cosine over pairs of a list's items that have a vector, and twice the number of such pairs."""
+    unit = F.normalize(vectors.double(), dim=1)
     described = unit.square().sum(dim=1)
     # One more row, of zeros, is where an empty place of a list points to.
     rows = torch.cat([torch.cat([unit, described.unsqueeze(1)], dim=1), unit.new_zeros(1, unit.shape[1] + 1)])
@@ -155,7 +251,7 @@ def intra_list_diversity(items: Tensor, categories: Tensor) -> Tensor:
     count = sums[:, -1].round()
     together = sums[:, :-1].square().sum(dim=1) - count
     pairs = count * (count - 1)
-    return torch.where(pairs > 0, 1.0 - together / pairs.clamp(min=1), 0.0).clamp(0.0, 1.0)  # rounding may step outside
+    return together / pairs.clamp(min=1), pairs
 
 
 def category_matrix(column: pd.Series) -> Tensor:

@@ -20,7 +20,7 @@ class Metric:
         orientation: "+" larger is better, "-" smaller is better, "·" descriptive.
         source: whose definition it is.
         level: "user": one value a user, averaged; "list": one value for all lists together; "group": a function of a
-            user-level metric's values, named e.g. "ndcg@10-gap".
+            accuracy metric's values, named e.g. "ndcg@10-gap"; "provider": of groups of items.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Metric:
     range: str
     orientation: Literal["+", "-", "·"]
     source: str
-    level: Literal["user", "list", "group"]
+    level: Literal["user", "list", "group", "provider"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,16 @@ _ALL = (
     Metric("mrr", "max_r h_r / r", "[0, 1]", "+", "trec_eval recip_rank", "user"),
     Metric("map", "Σ_r h_r (Σ_{s≤r} h_s / r) / min(k, T)", "[0, 1]", "+", "PyG LinkPredMAP", "user"),
     Metric(
+        "auc",
+        "Σ (1[s_i > s_j] + ½ 1[s_i = s_j]) / (T N), i relevant, j the N other candidates",
+        "[0, 1], ½ = chance",
+        "+",
+        "Mann and Whitney 1947; scikit-learn roc_auc_score",
+        "user",
+    ),
+    Metric("rmse", "√(mean (r̂ − r)²) over test interactions", "[0, ∞)", "-", "scikit-learn", "list"),
+    Metric("mae", "mean |r̂ − r| over test interactions", "[0, ∞)", "-", "scikit-learn", "list"),
+    Metric(
         "novelty",
         "mean over the list of −log2(share of training interactions)",
         "[0, log2 interactions] bits",
@@ -75,6 +85,38 @@ _ALL = (
         "[0, 1]",
         "+",
         "Smyth and McClave 2001; Ziegler et al. 2005",
+        "user",
+    ),
+    Metric(
+        "embedding-diversity",
+        "1 − mean over pairs of cos(item factors of the training matrix); 0 without a pair",
+        "[0, 2]",
+        "+",
+        "Smyth and McClave 2001; factors by truncated SVD",
+        "user",
+    ),
+    Metric(
+        "calibration-error",
+        "Σ_g p_g ln(p_g / (.99 q_g + .01 p_g)), p and q the category shares of history and list",
+        "[0, ln 100] nats",
+        "-",
+        "Steck 2018",
+        "user",
+    ),
+    Metric(
+        "long-tail-share",
+        "share of the list outside the head, the fewest items with 80% of training interactions",
+        "[0, 1]",
+        "+",
+        "Abdollahpouri et al. 2017; Elliot APLT",
+        "user",
+    ),
+    Metric(
+        "serendipity",
+        "relevant items of the list that are not among the user's k most popular candidates / k",
+        "[0, 1]",
+        "+",
+        "Murakami et al. 2008; Ge et al. 2010",
         "user",
     ),
     Metric("coverage", "|{i : x_i > 0}| / items", "[0, 1]", "+", "PyG LinkPredCoverage", "list"),
@@ -110,6 +152,36 @@ _ALL = (
         "coefficient-of-variation", "deviation over users / mean", "[0, √(users − 1)]", "-", "Pearson 1896", "group"
     ),
     Metric("worst-decile", "mean of the ⌈users/10⌉ smallest values", "[0, 1]", "+", "Li et al. 2020 (q-FFL)", "group"),
+    Metric(
+        "exposure-share", "x_g / Σ x, places of lists that show group g of items", "[0, 1]", "·", "share", "provider"
+    ),
+    Metric("catalogue-share", "n_g / Σ n, items of group g", "[0, 1]", "·", "share", "provider"),
+    Metric("relevance-share", "r_g / Σ r, held-out interactions with group g", "[0, 1]", "·", "share", "provider"),
+    Metric(
+        "rsp",
+        "std_g / mean_g of x_g / c_g, c_g candidates of group g",
+        "[0, √(groups − 1)]",
+        "-",
+        "Zhu, Wang and Caverlee 2020, ranking-based statistical parity",
+        "provider",
+    ),
+    Metric(
+        "reo",
+        "std_g / mean_g of hits_g / r_g, groups with 20 relevant items or more",
+        "[0, √(groups − 1)]",
+        "-",
+        "Zhu, Wang and Caverlee 2020, ranking-based equal opportunity",
+        "provider",
+    ),
+    Metric("provider-gini", "gini of x_g over groups of items, 0 = equal", "[0, 1)", "-", "as gini", "provider"),
+    Metric(
+        "exposure-kl",
+        "Σ_g r_g ln(r_g / (.99 e_g + .01 r_g)), r and e the shares of relevance and exposure",
+        "[0, ln 100] nats",
+        "-",
+        "Kullback and Leibler 1951; smoothed as Steck 2018",
+        "provider",
+    ),
     Metric("users", "users with a test item in the row's group", "1, 2, ...", "·", "count", "list"),
     Metric("interactions", "test interactions of the row's group", "1, 2, ...", "·", "count", "list"),
 )

@@ -13,23 +13,23 @@ repeats the accuracy with those items alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from fedrec.data.interactions import Interactions, Split
 from fedrec.errors import ConfigError, did_you_mean
-from fedrec.evaluation import diversity
-from fedrec.evaluation.accuracy import accuracy_at
+from fedrec.evaluation import measures
+from fedrec.evaluation.accuracy import RATING, accuracy_at
 from fedrec.evaluation.config import Candidates, EvaluationConfig
 from fedrec.evaluation.csr import Csr
-from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, OVER_USERS, Groups, group_means, user_groups
-from fedrec.evaluation.held_out import HeldOut
+from fedrec.evaluation.fairness import Groups, user_groups
+from fedrec.evaluation.held_out import HeldOut, Predictions
+from fedrec.evaluation.measures import Catalogue
 from fedrec.evaluation.metrics import MetricName, MetricRow, sampled_name
-from fedrec.evaluation.topk import Scorer, TopK
+from fedrec.evaluation.topk import Ranking, Scorer, TopK
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def make_validator(split: Split, config: EvaluationConfig, seed: int) -> Validat
     return Validator.of(split, config.metric, seed) if len(split.valid) else None
 
 
-def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -> Evaluation:
+def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int, *, rates: bool = False) -> Evaluation:
     """Rank items for every user with a test item, and measure accuracy, diversity and fairness.
 
     Coverage and the other list-level metrics are over the lists of warm users, as every overall value is. Sampled
@@ -128,6 +128,7 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
         split: candidates leave out `train` and `valid`; `test` is what is relevant.
         config: what is measured.
         seed: of the run; it orders ties and draws candidates.
+        rates: whether a score is a predicted rating; errors are then measured too, where the test part has ratings.
 
     Raises:
         ConfigError: if k exceeds the catalogue, or a column does not exist.
@@ -137,115 +138,56 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int) -
     config.require_catalogue(split.train.n_items)
     test = HeldOut.of(split.test, split.train, (split.train, split.valid), seed, "test")
     of_all = user_groups(split.train, None if config.groups == "auto" else config.groups)
-    categories = _categories(split.train, config.categories)
+    catalogue = Catalogue.of(split, config)
 
-    ranked = {among: _ranked(score, test, among, max(config.k)) for among in config.candidates}
-    users, warm, relevant = test.users[test.warm], test.warm, test.degrees(test.users)
+    predicted = Predictions(split.test) if rates and split.test.rating is not None else None
+    ranked = test.rankings(score, test.users, max(config.k), config.candidates, watch=predicted)
+    users, warm, relevant = test.warm_users, test.warm, test.degrees(test.users)
     accuracy = _accuracy(ranked, test.relevant, relevant, warm, config.k)
-    popularity = torch.from_numpy(split.train.item_degrees)
-    per_user, together = dict(accuracy), []
+    per_user = dict(accuracy)
+    of_lists: list[MetricRow] = []
     if "all" in ranked:
-        items = ranked["all"].items[warm]
-        per_user |= _per_list(items, popularity, categories, config.k)
-        together = list(_all_lists(items, popularity, _mean_popularity(split.train, popularity)[users], config.k))
-    rows = [
-        *_counts("", relevant[warm]),
-        *_means("", per_user),
-        *together,
-        *(
-            MetricRow(f"{metric}-{name}", "", of(v))
-            for metric, v in accuracy.items()
-            for name, of in OVER_USERS.items()
-        ),
-    ]
+        lists = ranked["all"].lists
+        items, hits = lists.items[warm], lists.hits(test.relevant)[warm]
+        per_user |= measures.per_list(items, hits, users, catalogue, config.k)
+        of_lists += measures.together(items, users, catalogue, config.k)
+        of_lists += measures.exposures(items, hits, users, test.relevant, catalogue, config.k)
+    rows = [*measures.counts("", relevant[warm]), *measures.means("", per_user)]
+    if predicted is not None:
+        rows += [MetricRow(name, "", of(*predicted.of(users))) for name, of in RATING.items()]
+    rows += [*of_lists, *measures.over_users(accuracy)]
     groups = tuple(replace(grouping, codes=grouping.codes[users]) for grouping in of_all)
     for grouping in groups:
-        rows += _by_group(accuracy, grouping)
+        rows += measures.by_group(accuracy, grouping)
     cold = split.test.take(split.train.item_degrees[split.test.item] == 0).csr
     cold_relevant = cold[0].diff()[test.users]
-    for segment, of, counts, members in (
+    for segment, of_segment, count, members in (
         ("cold-users", test.relevant, relevant, ~warm),
         ("cold-items", cold, cold_relevant, (cold_relevant > 0) & warm),
     ):
         if members.any():
-            rows += [*_counts(segment, counts[members])]
-            rows += [*_means(segment, _accuracy(ranked, of, counts, members, config.k))]
-    lists = ranked.get("all", ranked[config.candidates[0]])
-    return Evaluation(lists, users, per_user, groups, tuple(rows))
-
-
-def _ranked(score: Scorer, test: HeldOut, among: Candidates, k: int) -> TopK:
-    if among == "all":
-        return test.rank(score, test.users, k)
-    return test.rank_among(score, test.users, test.candidates(test.users), k)
+            rows += measures.counts(segment, count[members])
+            areas = of_segment is test.relevant
+            of_members = _accuracy(ranked, of_segment, count, members, config.k, areas=areas)
+            rows += measures.means(segment, of_members)
+    shown = ranked.get("all", ranked[config.candidates[0]]).lists
+    return Evaluation(shown, users, per_user, groups, tuple(rows))
 
 
 def _accuracy(
-    ranked: Mapping[Candidates, TopK], relevant: Csr, counts: Tensor, members: Tensor, ks: Sequence[int]
+    ranked: Mapping[Candidates, Ranking],
+    relevant: Csr,
+    counts: Tensor,
+    members: Tensor,
+    ks: Sequence[int],
+    *,
+    areas: bool = True,
 ) -> dict[str, Tensor]:
-    """Every accuracy metric of some of the users, by name."""
+    """Every accuracy metric of some of the users, by name; areas are those of all held-out items, or none."""
     values: dict[str, Tensor] = {}
-    for among, lists in ranked.items():
-        of_lists = accuracy_at(lists.hits(relevant)[members], counts[members], ks)
-        values |= of_lists if among == "all" else {sampled_name(name): value for name, value in of_lists.items()}
+    for among, ranking in ranked.items():
+        found = accuracy_at(ranking.lists.hits(relevant)[members], counts[members], ks)
+        if areas and ranking.auc is not None:
+            found["auc"] = ranking.auc[members]
+        values |= found if among == "all" else {sampled_name(name): value for name, value in found.items()}
     return values
-
-
-def _categories(train: Interactions, column: str | None) -> Tensor | None:
-    table = train.item_attributes
-    if column is None or (column == "auto" and "genres" not in table.columns):
-        return None
-    name = "genres" if column == "auto" else column
-    if name not in table.columns:
-        options = ["auto", *map(str, table.columns)]
-        raise ConfigError(f"evaluation.categories: no item column '{name}'; {did_you_mean(name, options)}")
-    return diversity.category_matrix(table[name])
-
-
-def _mean_popularity(train: Interactions, popularity: Tensor) -> Tensor:
-    """[n_users] float64 mean popularity of each user's training items; NaN without any."""
-    indptr, items = train.csr
-    total = torch.cat([torch.zeros(1, dtype=torch.int64), popularity[items].cumsum(dim=0)])
-    return total[indptr].diff().double() / indptr.diff()  # of two integers, torch would make a float32
-
-
-def _per_list(items: Tensor, popularity: Tensor, categories: Tensor | None, ks: Sequence[int]) -> dict[str, Tensor]:
-    values = {f"novelty@{k}": diversity.novelty(items[:, :k], popularity) for k in ks}
-    if categories is not None:
-        values |= {f"intra-list-diversity@{k}": diversity.intra_list_diversity(items[:, :k], categories) for k in ks}
-    return values
-
-
-def _all_lists(items: Tensor, popularity: Tensor, history: Tensor, ks: Sequence[int]) -> Iterator[MetricRow]:
-    shown = {k: diversity.exposure(items[:, :k], len(popularity)) for k in ks}
-    for name, of in (("coverage", diversity.coverage), ("gini", diversity.gini), ("entropy", diversity.entropy)):
-        yield from (MetricRow(f"{name}@{k}", "", of(shown[k])) for k in ks)
-    if len(items) > 1:
-        yield from (MetricRow(f"personalization@{k}", "", diversity.personalization(items[:, :k])) for k in ks)
-    for k in ks:
-        yield MetricRow(f"popularity-lift@{k}", "", diversity.popularity_lift(items[:, :k], popularity, history))
-
-
-def _counts(group: str, relevant: Tensor) -> Iterator[MetricRow]:
-    yield MetricRow("users", group, float(len(relevant)))
-    yield MetricRow("interactions", group, float(relevant.sum()))
-
-
-def _means(group: str, values: Mapping[str, Tensor]) -> Iterator[MetricRow]:
-    return (MetricRow(metric, group, float(value.mean())) for metric, value in values.items())
-
-
-def _by_group(values: Mapping[str, Tensor], grouping: Groups) -> Iterator[MetricRow]:
-    """Means of the groups that occur, and what lies between those with enough users."""
-    codes, labels = grouping.codes, grouping.labels
-    sizes = torch.bincount(codes[codes >= 0], minlength=len(labels))
-    present = sizes.nonzero().squeeze(1).tolist()
-    yield from (MetricRow("users", f"{grouping.name}={labels[g]}", float(sizes[g])) for g in present)
-    for metric, value in values.items():
-        means, _ = group_means(value, codes, len(labels))
-        yield from (MetricRow(metric, f"{grouping.name}={labels[g]}", float(means[g])) for g in present)
-        compared = means[sizes >= MIN_GROUP]
-        if len(compared) > 1:
-            yield from (
-                MetricRow(f"{metric}-{name}", grouping.name, of(compared)) for name, of in BETWEEN_GROUPS.items()
-            )

@@ -236,7 +236,7 @@ def _rank_compiled(
         require_finite_scores(scores)
     if areas is not None:
         pairs = relevant_indptr.diff() * others
-        areas.copy_(torch.where(pairs > 0, wins / (2.0 * pairs.clamp(min=1)), 0.5))
+        areas.copy_(torch.where(pairs > 0, wins.double() / (2 * pairs.clamp(min=1)), 0.5))
 
 
 def _rank_plain(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrec.errors import DataError
-from fedrec.evaluation.accuracy import ACCURACY, accuracy_at
+from fedrec.evaluation.accuracy import ACCURACY, accuracy_at, auc, mae, rmse
 
 HITS = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
 RELEVANT = torch.tensor([3, 1, 2, 8])
@@ -181,3 +181,54 @@ def test_ndcg_agrees_with_scikit_learn() -> None:
         score[user, row] = np.arange(10, 0, -1)
     # Where our list ends, scikit-learn averages over tied scores: cut at the same place, ties beyond do not enter.
     assert float(ACCURACY["ndcg"](hits, relevant).mean()) == pytest.approx(ndcg_score(truth, score, k=10), abs=1e-12)
+
+
+NONE = -torch.inf
+
+
+def test_the_area_by_hand() -> None:
+    scores = torch.tensor([[3.0, 1.0, 2.0, NONE], [1.0, 1.0, 1.0, 1.0], [5.0, 4.0, 3.0, 3.0], [1.0, NONE, NONE, NONE]])
+    relevant = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    # Below both others; level with all; 2 of 2, and ½ of 2; nothing to be above of.
+    assert auc(scores, relevant).tolist() == [0.0, 0.5, (2 + 0.5) / 4, 0.5]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([2, 5, 1000]))
+def test_the_area_is_that_of_scikit_learn_and_turns_with_the_scores(seed: int, levels: int) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (4, 12), generator=generator).double()
+    relevant = torch.rand(4, 12, generator=generator) < 0.4
+    relevant[:, 0], relevant[:, 1] = True, False
+    found = auc(scores, relevant)
+    for row, flags, value in zip(scores, relevant, found, strict=True):
+        assert float(value) == pytest.approx(roc_auc_score(flags.numpy(), row.numpy()), abs=1e-12)
+    torch.testing.assert_close(auc(-scores, relevant), 1.0 - found, rtol=0, atol=1e-12)
+    torch.testing.assert_close(auc(scores, ~relevant), 1.0 - found, rtol=0, atol=1e-12)
+    assert torch.equal(auc(2 * scores - 3, relevant), found)  # the order of scores alone counts
+
+
+def test_an_area_needs_a_relevant_candidate() -> None:
+    with pytest.raises(DataError, match="1 users have no relevant item"):
+        auc(torch.tensor([[1.0, NONE]]), torch.tensor([[False, True]]))
+
+
+def test_rating_errors_by_hand() -> None:
+    predicted, rating = torch.tensor([1.0, 5.0, 3.0]), torch.tensor([2.0, 3.0, 3.0])
+    assert rmse(predicted, rating) == pytest.approx((5 / 3) ** 0.5)
+    assert mae(predicted, rating) == 1.0
+    for metric in (rmse, mae):
+        with pytest.raises(DataError, match="no rating"):
+            metric(torch.empty(0), torch.empty(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=20))
+def test_rating_errors_laws(pairs: list[tuple[float, float]]) -> None:
+    predicted, rating = torch.tensor(pairs, dtype=torch.float64).T
+    assert 0 <= mae(predicted, rating) <= rmse(predicted, rating) + 1e-12
+    assert rmse(rating, rating) == mae(rating, rating) == 0.0
+    assert mae(rating + 2, rating) == pytest.approx(2.0)
+    assert rmse(predicted.flip(0), rating.flip(0)) == pytest.approx(rmse(predicted, rating))

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from fedrec.errors import DataError
 from fedrec.evaluation import diversity
 
+from .small import csr_of, split_of
+
 LISTS = torch.tensor([[0, 1, 2], [0, 1, 3], [0, 4, -1]])
 EXPOSURE = torch.tensor([3, 2, 1, 1, 1, 0, 0, 0])
 
@@ -174,3 +176,78 @@ def test_agrees_with_torch_geometric() -> None:
     for ours, metric in pairs.items():
         metric.update(lists, torch.empty(2, 0, dtype=torch.int64))
         assert ours == pytest.approx(float(metric.compute()), abs=1e-5)
+
+
+def test_embedding_diversity_by_hand() -> None:
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, 0.0]])
+    lists = torch.tensor([[0, 2], [0, 1], [0, 3]])
+    assert diversity.embedding_diversity(lists, embeddings).tolist() == [2.0, 1.0, 0.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32))
+def test_embedding_diversity_is_the_mean_over_pairs(seed: int) -> None:
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(12, 4, generator=generator, dtype=torch.float64)
+    items = torch.stack([torch.randperm(12, generator=generator)[:5] for _ in range(3)])
+    for row, value in zip(items, diversity.embedding_diversity(items, embeddings), strict=True):
+        similar = cosine_similarity(embeddings[row].numpy())
+        assert float(value) == pytest.approx(1 - similar[np.triu_indices(5, 1)].mean(), abs=1e-9)
+
+
+def test_item_factors_are_of_full_rank_the_items_columns() -> None:
+    """With all dimensions, cosines are those of the columns of the matrix; an item that nobody has is all zeros."""
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    pairs = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 2), (2, 3), (3, 3)]
+    train = split_of(4, 5, pairs, [], []).train
+    factors = diversity.item_factors(train, 50)
+    matrix = np.zeros((4, 5))
+    for user, item in pairs:
+        matrix[user, item] = 1.0
+    np.testing.assert_allclose(cosine_similarity(factors.numpy()), cosine_similarity(matrix.T), atol=1e-9)
+    assert factors[4].tolist() == [0.0] * factors.shape[1]
+    assert torch.equal(diversity.item_factors(train, 2), diversity.item_factors(train, 2))
+    assert diversity.item_factors(train, 2).shape == (5, 2)
+
+
+def test_calibration_error_by_hand() -> None:
+    """The history is two of the first category and one of both: 5/6 and 1/6."""
+    categories = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 0], [0, 0]]).double()
+    history = csr_of([[0, 1, 3], [0], [4], [0]])
+    lists = torch.tensor([[0, 2, -1], [2, 2, 4], [0, 1, 2], [4, -1, -1]])
+    p, q = np.array([5 / 6, 1 / 6]), np.array([0.5, 0.5])
+    first = float((p * np.log(p / (0.99 * q + 0.01 * p))).sum())
+    found = diversity.calibration_error(lists, history, categories).tolist()
+    # Nothing of what is wanted; no aim; nothing described.
+    assert found == pytest.approx([first, np.log(100), 0.0, np.log(100)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_calibration_error_is_a_divergence(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    categories = (torch.rand(20, 4, generator=generator) < 0.5).double()
+    lists = torch.stack([torch.randperm(20, generator=generator)[:6] for _ in range(5)])
+    history = torch.stack([torch.randperm(20, generator=generator)[:6] for _ in range(5)])
+    found = diversity.calibration_error(lists, csr_of(history.tolist()), categories)
+    assert ((found >= 0) & (found <= np.log(100) + 1e-12)).all()
+    same = diversity.calibration_error(history.flip(1), csr_of(history.tolist()), categories)
+    assert same.tolist() == pytest.approx([0.0] * 5, abs=1e-12)
+    for row, known, value in zip(lists, history, found, strict=True):
+        shares = [
+            (categories[of] / categories[of].sum(1, keepdim=True).clamp(min=1)).sum(0).numpy() for of in (known, row)
+        ]
+        if all(share.sum() > 0 for share in shares):
+            p, q = (share / share.sum() for share in shares)
+            assert float(value) == pytest.approx(float(scipy.stats.entropy(p, 0.99 * q + 0.01 * p)), abs=1e-9)
+
+
+def test_calibration_in_chunks_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists, history = random_lists(40, 6, 60), csr_of(random_lists(40, 9, 60).flip(0).tolist())
+    categories = torch.eye(5)[torch.arange(60) % 5]
+    whole = diversity.calibration_error(lists, history, categories)
+    monkeypatch.setattr(diversity, "_SHARES_PER_CHUNK", 35)
+    assert torch.equal(diversity.calibration_error(lists, history, categories), whole)

@@ -22,9 +22,12 @@ def test_every_accuracy_and_every_summary_is_listed() -> None:
     assert all(METRICS[name].level == "user" and METRICS[name].orientation == "+" for name in ACCURACY)
 
 
-def test_smaller_is_better_for_inequality_alone() -> None:
+def test_smaller_is_better_for_inequality_and_error_alone() -> None:
     smaller = {name for name, metric in METRICS.items() if metric.orientation == "-"}
-    assert smaller == {"gini", "gap", "coefficient-of-variation"}
+    assert smaller == {
+        *("gini", "gap", "coefficient-of-variation", "provider-gini", "rsp", "reo"),
+        *("rmse", "mae", "calibration-error", "exposure-kl"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from fedrec.components import build_config
+from fedrec.data.interactions import Split
 from fedrec.errors import ConfigError, DataError, ModelError
 from fedrec.evaluation import METRICS, EvaluationConfig, evaluate, make_validator, metric_of
 
@@ -23,6 +25,11 @@ def evaluation(**settings: object) -> EvaluationConfig:
     config = build_config(EvaluationConfig, settings, "evaluation")
     assert isinstance(config, EvaluationConfig)
     return config
+
+
+def rated(split: Split) -> Split:
+    """The same split, whose test items were rated 1 to 5 in turn."""
+    return replace(split, test=replace(split.test, rating=np.arange(len(split.test)).astype(np.float64) % 5 + 1))
 
 
 def falling(n_users: int, n_items: int) -> torch.nn.Module:
@@ -83,9 +90,8 @@ def test_the_cold_items_of_a_cold_user_are_in_no_segment_but_its_own() -> None:
 def test_without_cold_users_or_items_there_is_no_such_segment() -> None:
     warm = split_of(2, 3, [(0, 0), (1, 1), (1, 2)], [], [(0, 1), (1, 0)])
     assert {row.group for row in evaluate(falling(2, 3), warm, CONFIG, 0).rows} == {
-        "",
-        "activity=low",
-        "activity=middle",
+        *("", "activity=low", "activity=middle"),
+        *("popularity", "popularity=low", "popularity=middle", "popularity=high"),
     }
 
 
@@ -107,7 +113,11 @@ def test_popularity_is_in_double_precision() -> None:
 
 def test_a_full_evaluation_has_every_metric_and_no_other() -> None:
     found = evaluate(
-        table_scorer(random_scores(90, 40)), random_split(90, 40), evaluation(k=[3, 5], metric="ndcg@5"), 0
+        table_scorer(random_scores(90, 40)),
+        rated(random_split(90, 40)),
+        evaluation(k=[3, 5], metric="ndcg@5", candidates=["all", "sampled-99"]),
+        0,
+        rates=True,
     )
     assert {metric_of(row.metric).name for row in found.rows} == set(METRICS)
     assert len({(row.metric, row.group) for row in found.rows}) == len(found.rows)
@@ -115,6 +125,81 @@ def test_a_full_evaluation_has_every_metric_and_no_other() -> None:
     for metric, values in found.per_user.items():
         assert len(values) == len(found.users) == 90
         assert found.value(metric) == float(values.mean())
+
+
+def test_the_area_under_the_curve_by_hand() -> None:
+    """User 0 ranks 2 3 4 5 and holds out 2 and 5: of its four pairs two are in order. User 1: 0, then 4, then 5."""
+    found = evaluate(falling(4, 6), SPLIT, CONFIG, seed=0)
+    assert found.per_user["auc"].tolist() == [0.5, 0.5]
+    assert found.value("auc", "cold-users") == 1.0
+    assert found.value("auc-worst-decile") == 0.5
+
+
+def test_the_area_is_that_of_scikit_learn_user_by_user() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    split, scores = random_split(50, 60), torch.randint(8, (50, 60), generator=torch.Generator().manual_seed(1)).float()
+    both = evaluation(candidates=["all", "sampled-99"])  # all that can be drawn is drawn: the same pairs
+    found = evaluate(table_scorer(scores), split, both, 0)
+    for place, user in enumerate(found.users.tolist()):
+        out = set(np.concatenate([part.item[part.user == user] for part in (split.train, split.valid)]).tolist())
+        candidates = [item for item in range(60) if item not in out]
+        held_out = set(split.test.item[split.test.user == user].tolist())
+        expected = roc_auc_score([item in held_out for item in candidates], scores[user, candidates].numpy())
+        assert float(found.per_user["auc"][place]) == pytest.approx(expected, abs=1e-12)
+    assert torch.equal(found.per_user["auc"], found.per_user["auc-sampled-99"])
+
+
+def test_errors_of_predicted_ratings_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+
+    split, scores = rated(random_split(30, 40)), 5 * random_scores(30, 40)
+    found = evaluate(table_scorer(scores), split, evaluation(), 0, rates=True)
+    predicted = scores[torch.from_numpy(split.test.user), torch.from_numpy(split.test.item)].double().numpy()
+    assert found.value("rmse") == pytest.approx(root_mean_squared_error(split.test.rating, predicted), abs=1e-12)
+    assert found.value("mae") == pytest.approx(mean_absolute_error(split.test.rating, predicted), abs=1e-12)
+    names = {row.metric for row in evaluate(table_scorer(scores), split, evaluation(), 0).rows}
+    assert not {"rmse", "mae"} & names  # a score is no rating unless the model says so
+
+
+def test_errors_are_those_of_warm_users() -> None:
+    split = split_of(2, 3, [(0, 0)], [], [(0, 2), (1, 1)])
+    split = replace(split, test=replace(split.test, rating=np.array([3.0, 100.0])))
+    found = evaluate(table_scorer(torch.ones(2, 3)), split, evaluation(k=[1], metric="ndcg@1"), 0, rates=True)
+    assert found.value("mae") == 2.0
+
+
+def test_provider_rows_by_hand() -> None:
+    """Lists {2, 3} and {0, 4} over genres A A B B A|B none: A has 1.5 places, B 2.5, of 2.5 and 2.5 items."""
+    config = evaluation(k=[2], metric="ndcg@2", item_groups=["genres"])
+    found = evaluate(falling(4, 6), SPLIT, config, seed=0)
+    assert found.value("exposure-share@2", "genres=A") == 1.5 / 4
+    assert found.value("catalogue-share", "genres=A") == 0.5
+    assert found.value("relevance-share", "genres=A") == 0.25  # held out 2 (B), 5 (none) and 4 (both)
+    assert found.value("provider-gini@2", "genres") == pytest.approx(1 / 8)
+    # Candidates: user 0 leaves out 0 and 1, user 1 leaves out 1, 2 and 3: A 0.5 + 1.5, B 2.5 + 0.5.
+    chances = np.array([1.5 / 2, 2.5 / 3])
+    assert found.value("rsp@2", "genres") == pytest.approx(chances.std() / chances.mean())
+    wanted, shown = np.array([0.25, 0.75]), 0.99 * np.array([0.375, 0.625]) + 0.01 * np.array([0.25, 0.75])
+    assert found.value("exposure-kl@2", "genres") == pytest.approx(float((wanted * np.log(wanted / shown)).sum()))
+
+
+def test_equal_opportunity_compares_groups_with_enough_relevant_items() -> None:
+    """Everyone is shown item 1: who holds it out is served, who holds out item 2 or 3 is not."""
+    for extra, expected in ((19, 1.0), (20, 2**0.5)):  # chances 1 and 0; 1, 0 and 0
+        n = 40 + extra
+        test = [(user, 1 if user < 20 else 2 if user < 40 else 3) for user in range(n)]
+        split = split_of(n, 4, [(user, 0) for user in range(n)], [], test, items={"kind": ["a", "b", "c", "d"]})
+        found = evaluate(falling(n, 4), split, evaluation(k=[1], metric="ndcg@1", item_groups=["kind"]), 0)
+        assert found.value("reo@1", "kind") == pytest.approx(expected)
+
+
+def test_a_column_of_many_authors_is_summed_up_and_not_listed() -> None:
+    split = random_split(60, 150)
+    split = replace(split, train=replace(split.train, item_attributes=pd.DataFrame({"author": range(150)})))
+    rows = evaluate(table_scorer(random_scores(60, 150)), split, evaluation(), 0).rows
+    assert {row.metric for row in rows if row.group == "author"} >= {"provider-gini@10", "rsp@10", "exposure-kl@10"}
+    assert not [row for row in rows if row.group.startswith("author=")]
 
 
 def test_group_rows_are_means_over_the_group() -> None:
@@ -264,6 +349,8 @@ def test_k_beyond_the_catalogue_raises_before_training() -> None:
 def test_unknown_columns_raise() -> None:
     with pytest.raises(ConfigError, match="no user column 'gender'"):
         evaluate(falling(4, 6), SPLIT, evaluation(k=[1], metric="ndcg@1", groups=["gender"]), 0)
+    with pytest.raises(ConfigError, match="item_groups: no item column 'autor'"):
+        evaluate(falling(4, 6), SPLIT, evaluation(k=[1], metric="ndcg@1", item_groups=["autor"]), 0)
     with pytest.raises(ConfigError, match="no item column 'genre'; did you mean 'genres'"):
         evaluate(falling(4, 6), SPLIT, evaluation(k=[1], metric="ndcg@1", categories="genre"), 0)
 
