@@ -41,13 +41,19 @@ def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_example_method_passes_the_canary(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    method, canary, _ = blocks("docs/extending.md", "python")
+    method, canary, *_ = blocks("docs/extending.md", "python")
     assert len(method.splitlines()) < 60
     module = ModuleType("my_methods")
     monkeypatch.setitem(sys.modules, "my_methods", module)
     execute(method, module.__dict__)
     execute(canary.replace("check_no_leak(fit)", "check_no_leak(fit, users=40)"), {})
     assert "Canary(users=40" in capsys.readouterr().out
+
+
+def test_the_example_recommender_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in blocks("docs/extending.md", "python") if "check_recommender" in block)
+    execute(code, {})
+    assert "ok   beats_chance" in capsys.readouterr().out
 
 
 def test_the_example_query_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ class NeuMFConfig(PairTraining):
 
     space: ClassVar[Mapping[str, Space]] = {
         "dim": Choice((16, 32, 64)),
-        "rate": LogUniform(1e-3, 1e-2),
-        "weight_decay": LogUniform(1e-3, 1.0),
+        "rate": LogUniform(3e-3, 2e-2),
+        "weight_decay": LogUniform(3e-2, 1.0),
         "negatives": Choice((1, 2, 4)),
     }
 

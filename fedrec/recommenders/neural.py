@@ -40,8 +40,8 @@ class PairTraining(Config):
 
     loss: Literal["bce", "bpr", "sampled-softmax"] = "bce"
     negatives: int = Field(4, ge=1)
-    rate: float = Field(0.003, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    rate: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.3, ge=0)
     batch: int = Field(2048, ge=1)
     epochs: int = Field(60, ge=1)
     stopping: Stopping = Stopping(every=2, patience=5)

@@ -27,7 +27,7 @@ class PairFeatures:
 
     - popularity: log(1 + number of users of the item);
     - activity: log(1 + number of items of the user);
-    - item-neighbors, user-neighbors: the scores of these models;
+    - item-neighbors, user-neighbors: the scores of these models, divided by the user's largest;
     - affinity: over the attributes of the item, the mean share of the user's items that have each;
     - group-popularity: over the attributes of the user, the mean of log((1 + users of the item who have it) /
       (1 + users of the item · share of all users who have it)): what people like them have more often than others.
@@ -89,8 +89,8 @@ class PairFeatures:
         columns = (
             torch.log1p(self.popularity[items].double()),
             torch.log1p(activity)[owner],
-            self.items.score(users)[owner, items],
-            self.users.score(users)[owner, items],
+            _relative(self.items.score(users))[owner, items],
+            _relative(self.users.score(users))[owner, items],
             self._affinity(users)[owner, items],
             self._group_popularity(users)[owner, items],
         )
@@ -110,3 +110,8 @@ class PairFeatures:
         lift = np.log((1.0 + self.group_counts.toarray()) / (1.0 + expected))
         width = np.maximum(np.asarray(of_user.sum(axis=1)).reshape(-1, 1), 1.0)
         return torch.from_numpy(np.asarray(of_user @ lift) / width)
+
+
+def _relative(scores: Tensor) -> Tensor:
+    """Scores divided by the user's largest: long histories make large sums."""
+    return scores / scores.amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)

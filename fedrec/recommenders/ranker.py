@@ -1,8 +1,8 @@
 """Rankers: candidates of a first stage, put in order by a classifier over features (Covington et al. 2016).
 
-A part of the training interactions is held out. The features of the rest, for those interactions and for negatives
-among the candidates, are what the classifier learns from, so that no interaction is among what its features are
-computed from. To rank, features are computed again, from all training interactions.
+A part of the training interactions is held out. From the features of the rest the classifier learns which candidates
+are held out, so that no interaction is among what its features are computed from. To rank, candidates and features
+are computed again, from all training interactions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
-from fedrec.errors import ModelError
+from fedrec.errors import DataError, ModelError
 from fedrec.recommenders.attributes import Columns
 from fedrec.recommenders.histories import Histories
 from fedrec.recommenders.holding_out import hold_out
@@ -92,7 +92,7 @@ class ForestRanker:
 
         Raises:
             ConfigError: if there is no such column.
-            DataError: if no user has two interactions.
+            DataError: if no user has two interactions, or no candidate is held out.
         """
         seed = int(Streams(training.seed).numbers("forest").integers(2**32))  # what NumPy's old generator takes
         forest = RandomForestClassifier(self.config.trees, min_samples_leaf=self.config.leaf, random_state=seed)
@@ -144,7 +144,7 @@ class LogisticRanker:
 
         Raises:
             ConfigError: if there is no such column.
-            DataError: if no user has two interactions.
+            DataError: if no user has two interactions, or no candidate is held out.
         """
         regression = LogisticRegression(C=1.0 / self.config.regularization, max_iter=1000)
         self._stages.fit(make_pipeline(StandardScaler(), regression), train, training)
@@ -180,7 +180,7 @@ class _TwoStages:
         self._order = torch.argsort(mix(train.items.keys))
         streams = Streams(training.seed)
         rest, held = hold_out(train, self.config.share, self.config.order, streams)
-        features, labels = self._examples(train, self._features_of(rest), Histories.of(held), streams)
+        features, labels = self._examples(self._features_of(rest), Histories.of(held), streams)
         classifier.fit(features, labels)
         training.progress(1, 1, None)
         self._features, self._classifier = self._features_of(train), classifier
@@ -190,25 +190,35 @@ class _TwoStages:
         items, users = ItemNeighbors(config.items), UserNeighbors(config.users)
         return PairFeatures.of(known, items, users, config.user_columns, config.item_columns)
 
-    def _examples(
-        self, train: Interactions, features: PairFeatures, held: Histories, streams: Streams
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Features [m, 6] and labels [m] of what is held out, and of candidates outside all training items."""
+    def _examples(self, features: PairFeatures, held: Histories, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
+        """Features [m, 6] and labels [m] of held-out items, and of others, among the candidates.
+
+        A held-out item that the first stage does not find is no example: without negatives like it, it would teach that
+        what the first stage scores low is good.
+        """
         generator = streams.generator("negatives")
-        everything = Histories.of(train)
         found, labels = [], []
         for users in torch.split(torch.nonzero(held.degrees).squeeze(1), _USERS):
-            positive = held.take(users)
-            owner = torch.repeat_interleave(positive.degrees)
-            candidates = self._candidates(features.first_stage(users), everything.take(users))
-            picked = torch.rand(len(owner), self.config.negatives, generator=generator, dtype=torch.float64)
-            negative = candidates[owner.unsqueeze(1), (picked * candidates.shape[1]).long()]
-            owners = torch.cat([owner, owner.repeat_interleave(self.config.negatives)])
-            items = torch.cat([positive.items, negative.flatten()])
-            there = items >= 0  # some users have fewer candidates than others
-            found.append(features.at(users, owners[there], items[there]))
-            labels.append((torch.arange(len(items)) < len(owner))[there].numpy())
-        return np.concatenate(found), np.concatenate(labels)
+            candidates = self._candidates(features.first_stage(users), features.histories.take(users))
+            wanted = torch.from_numpy(held.take(users).matrix.toarray() > 0)
+            hit = wanted.gather(1, candidates.clamp(min=0)) & (candidates >= 0)
+            owner, position = torch.nonzero(hit, as_tuple=True)
+            others = torch.where(hit | (candidates < 0), -1, candidates).sort(dim=1, descending=True).values
+            count = (others >= 0).sum(dim=1)
+            slots = owner.repeat_interleave(self.config.negatives)
+            slots = slots[count[slots] > 0]
+            picked = (torch.rand(len(slots), generator=generator, dtype=torch.float64) * count[slots]).long()
+            owners = torch.cat([owner, slots])
+            items = torch.cat([candidates[owner, position], others[slots, picked]])
+            found.append(features.at(users, owners, items))
+            labels.append((torch.arange(len(items)) < len(owner)).numpy())
+        label = np.concatenate(labels)
+        if label.all() or not label.any():
+            raise DataError(
+                f"{self.owner}: {int(label.sum())} of {len(label)} examples are held-out items among the first "
+                f"{self.config.candidates} candidates, which leaves nothing to tell apart; raise candidates"
+            )
+        return np.concatenate(found), label
 
     def _candidates(self, scores: Tensor, own: Histories) -> Tensor:
         """[n, candidates] the best items of the first stage outside those of the user; -1 where there are no more."""

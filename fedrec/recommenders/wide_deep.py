@@ -41,8 +41,8 @@ class WideDeepConfig(PairTraining):
 
     space: ClassVar[Mapping[str, Space]] = {
         "dim": Choice((16, 32, 64)),
-        "rate": LogUniform(1e-3, 1e-2),
-        "weight_decay": LogUniform(1e-3, 1.0),
+        "rate": LogUniform(3e-3, 2e-2),
+        "weight_decay": LogUniform(3e-2, 1.0),
         "hidden": Uniform(0.0, 0.3),
     }
 

@@ -80,7 +80,9 @@ def test_no_interaction_is_among_what_its_features_are_computed_from(monkeypatch
     everything = set(zip(TRAIN.user.tolist(), TRAIN.item.tolist(), strict=True))
     assert [len(part) < len(everything) for part in known] == [True, False]
     assert not asked[0] & known[0]
-    assert asked[0] & everything == everything - known[0]  # its positives are what was held out, all of it
+    positives = asked[0] & everything
+    assert positives
+    assert positives <= everything - known[0]  # of what was held out, what is a candidate
     model.score(torch.arange(TRAIN.n_users))
     assert not asked[1] & everything
 
@@ -133,6 +135,31 @@ def test_the_saved_forest_is_the_forest() -> None:
         start += size
     forest = model._stages.ready()
     assert np.mean(votes) == pytest.approx(forest.predict_proba(row[None])[0, 1])
+
+
+def test_only_candidates_are_learned_from() -> None:
+    """A first stage that finds nothing of what is held out leaves nothing to learn."""
+    # Held out are items 5, 6 and 7, which nobody else has; users 3 and 4 make item 3 the candidate.
+    pairs = [
+        (0, 0),
+        (0, 1),
+        (0, 5),
+        (1, 0),
+        (1, 1),
+        (1, 6),
+        (2, 0),
+        (2, 7),
+        (3, 3),
+        (3, 0),
+        (3, 1),
+        (4, 3),
+        (4, 1),
+        (4, 0),
+    ]
+    train = interactions(pairs, n_users=5, n_items=8)
+    timed = replace(train, time=np.arange(len(pairs), dtype=np.float64))
+    with pytest.raises(DataError, match="examples are held-out items among the first 1 candidates"):
+        LogisticRanker(LogisticRankerConfig(candidates=1)).fit(timed, Training())
 
 
 def test_one_interaction_a_user_is_too_few() -> None:
