@@ -13,7 +13,7 @@ and with g = (σ(s) − y)/B the gradients are ∂ℓ/∂w = Σ g T_i, ∂ℓ/�
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,44 +21,9 @@ from torch import Tensor
 
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.contribution import Contribution, Rows
+from fedrec.federated.queries.samples import Samples
 from fedrec.federated.query import Query, allow
-from fedrec.recommenders.sampling import negatives
 from fedrec.streams import Streams
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """A round's positives and negatives of a cohort.
-
-    Attributes:
-        owner: [S] int64 position of the user within the cohort.
-        item: [S] int64.
-        target: [S] 1 for an own item, 0 for a negative.
-        slot: [S] int64 position within the user's samples.
-        sizes: [n] int64 samples of each user.
-    """
-
-    owner: Tensor
-    item: Tensor
-    target: Tensor
-    slot: Tensor
-    sizes: Tensor
-
-    def batches(self, draw: Streams, keys: Tensor, epochs: int, batch_size: int) -> Iterator[Tensor]:
-        """Positions of the samples that users train on at the same time, at most `batch_size` a user, in random order.
-
-        Every epoch goes through each user's samples once. A user with few samples is through before the others.
-        """
-        for epoch in range(epochs):
-            position = self.slot + epoch * self.sizes[self.owner]
-            shuffled = draw.words("batches", keys[self.owner], position).argsort()
-            shuffled = shuffled[self.owner[shuffled].argsort(stable=True)]
-            begin = self.sizes.cumsum(0) - self.sizes
-            rank = torch.arange(len(shuffled), device=keys.device) - begin[self.owner[shuffled]]
-            batch = rank // batch_size
-            # Sorted by batch, and by user within one.
-            counts: list[int] = torch.bincount(batch).tolist()
-            yield from torch.split(shuffled[batch.argsort(stable=True)], counts)
 
 
 @allow("personal-training")
@@ -110,15 +75,18 @@ class PersonalTraining(Query):
         """Items that are no negatives, by user (indptr, items): those of training, and none that is held out."""
         return cohort.indptr, cohort.items
 
+    def samples(self, cohort: Cohort, draw: Streams) -> Samples:
+        """What the users train on in this round."""
+        return Samples.draw(cohort, draw, self.negatives, self.items.dtype, self.pool(cohort))
+
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """Train every user of the cohort at once. A user who has every item has no negative, and learns nothing."""
-        samples = self._draw(cohort, draw)
-        pairs, row = torch.unique(samples.owner * cohort.n_items + samples.item, return_inverse=True)
-        owner, index = pairs // cohort.n_items, pairs % cohort.n_items
+        samples = self.samples(cohort, draw)
+        owner, index, row = samples.rows(cohort.n_items)
         kept = state.ragged["items"]
         start = self.items.index_select(0, index)
         if self.alone:
-            start = _overlaid(start, pairs, kept, cohort.n_items)
+            start = _overlaid(start, owner * cohort.n_items + index, kept, cohort.n_items)
         table, score = start, state.dense["score"]
         for batch in samples.batches(draw, cohort.keys, self.epochs, self.batch_size):
             table, score = self._step(table, score, row[batch], samples.owner[batch], samples.target[batch])
@@ -128,19 +96,6 @@ class PersonalTraining(Query):
         else:
             sent = Rows(owner, index, table - start)
         return {"items": sent}, State({"score": score}, {"items": personal})
-
-    def _draw(self, cohort: Cohort, draw: Streams) -> Samples:
-        indptr, outside = self.pool(cohort)
-        able = (indptr.diff() < cohort.n_items)[cohort.owner]
-        owner, own = cohort.owner[able], cohort.items[able]
-        rank = torch.arange(len(cohort.items), device=own.device)[able] - cohort.indptr[owner]
-        counter = rank.unsqueeze(1) * self.negatives + torch.arange(self.negatives, device=own.device)
-        owners = owner.repeat_interleave(self.negatives)
-        drawn = negatives(draw, cohort.keys, indptr, outside, owners, counter.flatten(), cohort.n_items)
-        whose = torch.cat([owner, owners])
-        target = torch.cat([torch.ones_like(own), torch.zeros_like(drawn)]).to(self.items.dtype)
-        slot = torch.cat([rank, cohort.degrees[owners] + counter.flatten()])
-        return Samples(whose, torch.cat([own, drawn]), target, slot, torch.bincount(whose, minlength=len(cohort)))
 
     def _step(self, table: Tensor, score: Tensor, row: Tensor, owner: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """One batch of every user: first the score functions, then the item rows."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from fedrec.federated import Ask, Cohort, Devices, Federation, LocalEngine, Rows, State
 from fedrec.federated.methods import PFedRec, PFedRecConfig
 from fedrec.federated.queries import PersonalTraining
-from fedrec.federated.queries.personal_training import Samples, personal_scores
+from fedrec.federated.queries.personal_training import personal_scores
+from fedrec.federated.queries.samples import Samples
 from fedrec.recommenders.sampling import negatives
 from fedrec.streams import Streams
 
@@ -87,7 +88,7 @@ def test_one_step_by_hand() -> None:
 def test_an_epochs_batches_hold_each_sample_once_and_do_not_depend_on_company(devices: Devices) -> None:
     asked, draw = query(), Streams(0, round=1)
     several, alone = (devices.cohort(torch.tensor(users)) for users in ([3, 23, 7], [23]))
-    together, single = asked._draw(several, draw), asked._draw(alone, draw)
+    together, single = asked.samples(several, draw), asked.samples(alone, draw)
     batches = list(together.batches(draw, several.keys, 1, 7))
     assert torch.cat(batches).sort().values.tolist() == list(range(len(together.owner)))
     for batch in batches:
@@ -123,7 +124,7 @@ def test_alone_a_device_sends_nothing_and_goes_on_from_its_own_rows(devices: Dev
         assert torch.equal(method.round(state, ask)["items"], state["items"])
         assert ask.totals[0].bytes_up == 0
         shared = replace(method.memory(state), alone=False)
-        drawn = shared._draw(devices.cohort(EVERYONE), Streams(0, round=number))
+        drawn = shared.samples(devices.cohort(EVERYONE), Streams(0, round=number))
         touched[drawn.owner, drawn.item] = True
     _, private = engine.look(EVERYONE, method.memory(state))
     rows = private.ragged["items"]
