@@ -44,12 +44,12 @@ class FullBatchLightGCNConfig(Config):
     """
 
     dim: int = Field(64, ge=1)
-    layers: int = Field(3, ge=0)
+    layers: int = Field(2, ge=0)
     epochs: int = Field(200, ge=1)
-    loss: Literal["bpr", "sampled-softmax"] = "bpr"
-    temperature: float = Field(0.15, gt=0)
+    loss: Literal["bpr", "sampled-softmax"] = "sampled-softmax"
+    temperature: float = Field(0.1, gt=0)
     negatives: int = Field(4, ge=1)
-    rate: float = Field(0.02, gt=0)
+    rate: float = Field(0.1, gt=0)
     l2: float = Field(1e-3, ge=0)
     initial_scale: float = Field(0.1, gt=0)
     precision: Literal["float32", "float64"] = "float32"
