@@ -4,13 +4,14 @@ from fedrec.federated import methods  # fills METHODS and QUERIES
 from fedrec.federated.answers import Answer
 from fedrec.federated.cohort import Cohort, Devices, HeldOutItems, State
 from fedrec.federated.contribution import Contribution, Outer, Rows
+from fedrec.federated.costs import Communication
 from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Simulation, Totals
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig
 from fedrec.federated.private_engine import PrivateEngine
 from fedrec.federated.query import QUERIES, Query, allow, build_query
-from fedrec.federated.recommender import Communication, FederatedRecommender
+from fedrec.federated.recommender import FederatedRecommender
 from fedrec.federated.reference_engine import ReferenceEngine
 
 __all__ = [

@@ -20,6 +20,7 @@ from fedrec.errors import ConfigError
 from fedrec.federated.answers import Answer, CannotTellApart, Examined, examine, refuse_all, told_apart
 from fedrec.federated.cohort import Cohort, Devices, State
 from fedrec.federated.cores import in_order
+from fedrec.federated.costs import Broadcasts
 from fedrec.federated.late import Late, Pending
 from fedrec.federated.memory import PrivateMemory
 from fedrec.federated.participation import Participants, ParticipationConfig, participants
@@ -121,30 +122,6 @@ class _Tally:
     clipped: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     sent: int = 0
-
-
-class Broadcasts:
-    """What a client has to download in one round.
-
-    The whole of every tensor: a client that fetched only the rows it needs would tell the server its history. But each
-    tensor once a round: what an earlier query of the round brought is not sent again. A tensor is known by its values.
-    """
-
-    def __init__(self) -> None:
-        self._round = 0
-        self._sent: list[Tensor] = []
-
-    def bytes(self, query: Query, round: int) -> int:
-        """What a query adds to the download of one client."""
-        if round != self._round:
-            self._round, self._sent = round, []
-        new = [tensor for tensor in query.broadcast.values() if not any(_same(tensor, old) for old in self._sent)]
-        self._sent += new
-        return sum(tensor.numel() * tensor.element_size() for tensor in new)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
 
 
 class LocalEngine:

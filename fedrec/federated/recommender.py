@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, ModelError, PrivacyError
 from fedrec.evaluation import Validator
-from fedrec.federated.cohort import NO_STATE, Cohort, Devices, HeldOutItems
-from fedrec.federated.engine import EngineConfig, LocalEngine, Simulation, Totals
-from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation, NobodyAnswered
+from fedrec.federated.cohort import Devices, HeldOutItems
+from fedrec.federated.costs import Communication
+from fedrec.federated.engine import EngineConfig, LocalEngine, Simulation
+from fedrec.federated.method import METHODS, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, silos_of
 from fedrec.federated.private_engine import SILOS, PrivateEngine, require_one_answer
 from fedrec.federated.queries import Evaluate
 from fedrec.federated.reference_engine import ReferenceEngine
+from fedrec.federated.rounds import Rounds
 from fedrec.privacy import (
     Gaussian,
     Guarantee,
-    Ledger,
     PlannedRelease,
     PrivacyConfig,
     Schedule,
@@ -37,23 +35,9 @@ from fedrec.privacy import (
 )
 from fedrec.recommenders.histories import Histories
 from fedrec.recommenders.members import admit
-from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, Training, require_finite
+from fedrec.recommenders.recommender import Tensors, Training
 from fedrec.recommenders.trainer import train as run_rounds
 from fedrec.streams import Streams
-
-
-@dataclass
-class Communication:
-    """What a run cost in messages.
-
-    Attributes:
-        rounds: rounds that were done.
-        mb_up_per_user, mb_down_per_user: megabytes (10⁶ bytes) over all rounds, averaged over the population.
-    """
-
-    rounds: int = 0
-    mb_up_per_user: float = 0.0
-    mb_down_per_user: float = 0.0
 
 
 class FederatedRecommender:
@@ -89,7 +73,7 @@ class FederatedRecommender:
         self.engine = engine or EngineConfig()
         self.guarantee: Guarantee | None = None
         self.communication = Communication()
-        self._rounds: _Rounds | None = None
+        self._rounds: Rounds | None = None
 
     def check(self, train: Interactions) -> None:
         """Whether this arm can be trained, before anything is written.
@@ -123,7 +107,7 @@ class FederatedRecommender:
         local = engine(devices, streams, self.participation, sample=secret)
         private = None if self.privacy is None else self._protect(local, self.privacy, training)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
-        rounds = _Rounds(self.method, federation, local, private)
+        rounds = Rounds(self.method, federation, local, private)
         if validator is not None:
             training = replace(training, validator=partial(rounds.validate, validator))
         # Noise that cannot be drawn again is saved with each round: a resumed run does over at most the round in which
@@ -169,7 +153,7 @@ class FederatedRecommender:
         """The server's model and, since a simulation holds them, the users' private states."""
         return self._fitted().state()
 
-    def _fitted(self) -> _Rounds:
+    def _fitted(self) -> Rounds:
         if self._rounds is None:
             raise ModelError("the recommender is not fitted; call fit(train, training) first")
         return self._rounds
@@ -237,135 +221,6 @@ class FederatedRecommender:
         arm = f"{training.arm}/{type(self.method).__qualname__}{self.method.config.model_dump_json()}{setting}"
         source = SystemNoise() if self.engine.randomness == "os" else SeededNoise(Streams(training.seed), arm)
         return PrivateEngine(local, schedule, privacy.noise_multipliers(schedule), source, Gaussian())
-
-
-class _Rounds:
-    """A federated method as something that learns in steps, each of them one round."""
-
-    def __init__(
-        self,
-        method: FederatedMethod,
-        federation: Federation,
-        devices: Simulation,
-        private: PrivateEngine | None,
-    ) -> None:
-        self.method = method
-        self.federation = federation
-        self.devices = devices
-        self.private = private
-        self.communication = Communication()
-        self._state: Tensors = method.start(federation)
-        self._moment = (0, 0)  # of the next query
-
-    def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
-        """One round. If nobody answers, the model stays as it was."""
-        ask = Ask(self.private or self.devices, number)
-        with suppress(NobodyAnswered):
-            self._state = self.method.round(self._state, ask)
-        for name, tensor in self._state.items():
-            require_finite(tensor, f"round {number}, '{name}'")
-        self.communication.rounds, self._moment = number, (number, len(ask.totals))
-        up, down = self._count_costs(ask.totals)
-        seen: dict[str, float] = {
-            "answered": min((totals.answered for totals in ask.totals), default=0),
-            "clipped": sum(totals.clipped for totals in ask.totals),
-            "refused": sum(sum(totals.refused.values()) for totals in ask.totals),
-            "delayed": sum(totals.delayed for totals in ask.totals),
-            "late": sum(totals.late for totals in ask.totals),
-            "mb_up_per_user": up,
-            "mb_down_per_user": down,
-        }
-        return {name: (value, "simulation") for name, value in seen.items()}
-
-    def _count_costs(self, asked: Sequence[Totals]) -> tuple[float, float]:
-        """Megabytes a user, up and down, of some queries, which are added to those of the run."""
-        up = sum(totals.bytes_up for totals in asked) / self.federation.n_users / 1e6
-        down = sum(totals.bytes_down for totals in asked) / self.federation.n_users / 1e6
-        self.communication.mb_up_per_user += up
-        self.communication.mb_down_per_user += down
-        return up, down
-
-    def validate(self, validator: Validator, score: Scorer) -> float:
-        """The validator's number, as the devices give it: a sum of metric values over a sum of users.
-
-        It is not computed from scores, which a server does not have. Under a guarantee it is that of the round's
-        participants, with noise on both sums.
-        """
-        engine, (round, phase), everyone = self.private or self.devices, self._moment, self.private is None
-        query = Evaluate.of(self.method, self._state, "valid", [validator.metric], validator.seed, everyone=everyone)
-        totals = engine.sum(query, round=round, phase=phase)
-        self._moment = (round, phase + 1)
-        self._count_costs([totals])
-        users, value = totals.sums["metrics"][0]
-        return float(value / users.clamp(min=1.0))  # noise may take a number of users to zero and below
-
-    def score(self, users: Tensor) -> Tensor:
-        """Scores of every item, computed with what each user's device holds."""
-        users = users.to(self.federation.device)
-        query = self.method.memory(self._state)
-        if query is None:
-            return self.method.score(self._state, self.devices.devices.cohort(users), NO_STATE)
-        return self.method.score(self._state, *self.devices.look(users, query))
-
-    @property
-    def folds_in(self) -> bool:
-        """Whether devices remember nothing beside their histories."""
-        return self.method.memory(self._state) is None
-
-    def score_histories(self, histories: Histories) -> Tensor:
-        """Scores as the devices of users who took no part would compute them."""
-        if not self.folds_in:
-            raise ModelError(
-                f"{type(self.method).__name__} keeps private state on the devices that it was trained on, so it does "
-                "not fold in; fit it with the new users"
-            )
-        device = self.federation.device
-        keys = torch.zeros(len(histories), dtype=torch.int64, device=device)  # nothing is drawn
-        cohort = Cohort(keys, histories.indptr.to(device), histories.items.to(device), histories.n_items)
-        return self.method.score(self._state, cohort, NO_STATE)
-
-    def state(self) -> Tensors:
-        """The server's tensors and the users'."""
-        server = {f"server/{name}": tensor for name, tensor in self._state.items()}
-        return server | {f"users/{name}": tensor for name, tensor in self.devices.tensors().items()}
-
-    def restore(self, state: Tensors) -> None:
-        """Continue from a checkpoint, nodes included."""
-        device = self.federation.device
-        self._state = {
-            name.removeprefix("server/"): tensor.to(device)
-            for name, tensor in state.items()
-            if name.startswith("server/")
-        }
-        self.devices.restore(
-            {name.removeprefix("users/"): t.to(device) for name, t in state.items() if name.startswith("users/")}
-        )
-
-    def facts(self) -> Mapping[str, object]:
-        """The ledger and the costs so far."""
-        ledger = None if self.private is None else self.private.ledger.as_dict()
-        return {"communication": asdict(self.communication), "ledger": ledger}
-
-    def restore_facts(self, facts: Mapping[str, Any]) -> None:
-        """Continue a ledger.
-
-        Raises:
-            PrivacyError: if it is not that of the rounds that were done.
-        """
-        self.communication = Communication(**facts["communication"])
-        if self.private is None:
-            return
-        if facts["ledger"] is None:
-            raise PrivacyError(
-                "the checkpoint has no privacy ledger, so its rounds were not accounted; start a new run"
-            )
-        saved, done = Ledger.from_dict(facts["ledger"]), self.communication.rounds
-        if not saved.matches(self.private.planned(through=done)):
-            raise PrivacyError(
-                f"the ledger of {len(saved.releases)} releases is not that of this configuration's first {done} "
-                "rounds; ledger, checkpoint or configuration was changed: start a new run"
-            )
-        self.private.ledger = saved
 
 
 admit(METHODS, FederatedRecommender)  # a federated method can be a member of a hybrid
