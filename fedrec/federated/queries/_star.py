@@ -78,15 +78,15 @@ def draw_rows(
         count: negatives an own item and step.
         row_ptr: [n + 1] out, where each user's local rows begin.
         owner, index: [>= rows] out, user and item of each local row.
-        own: [R] out, local row of each item.
-        sampled: [Σ steps · degree · count] out, local row of each negative.
+        own: [R] out, place of each item among its user's local rows.
+        sampled: [Σ steps · degree · count] out, place of each negative among its user's local rows.
 
     Returns:
         The number of local rows.
     """
     words = np.zeros((n_items + 63) >> 6, dtype=np.uint64)
     filled = np.zeros((len(words) + 63) >> 6, dtype=np.uint64)
-    row_of = np.empty(n_items, dtype=np.int64)
+    place_of = np.empty(n_items, dtype=np.int64)
     row, slot = 0, 0
     row_ptr[0] = 0
     for user in range(len(starts)):
@@ -113,41 +113,80 @@ def draw_rows(
                 while bits != _NOTHING:
                     item = (word << 6) + lowest_bit(bits)
                     bits &= bits - _ONE
-                    row_of[item] = row
+                    place_of[item] = row - row_ptr[user]
                     owner[row] = user
                     index[row] = item
                     row += 1
         for k in range(low, high):
-            own[k] = row_of[items[k]]
+            own[k] = place_of[items[k]]
         for k in range(slot, slot + draws):
-            sampled[k] = row_of[sampled[k]]
+            sampled[k] = place_of[sampled[k]]
         slot += draws
         row_ptr[user + 1] = row
     return row
 
 
 @compiled_reordered
-def _score(items: Floats, item: int, change: Floats, row: int, first: bool, vector: Floats) -> Any:
-    """The local row's product with a vector. Before the first step a local row is the item's, later it has changed."""
-    total = vector.dtype.type(0)
-    if first:
-        for c in range(len(vector)):
-            total += items[item, c] * vector[c]
-    else:
-        for c in range(len(vector)):
-            total += (items[item, c] + change[row, c]) * vector[c]
-    return total
+def _gather(items: Floats, index: Integers, change: Floats, first: bool, table: Floats) -> None:
+    """The user's copy of the item table: before the first step its rows are the items', later they have changed."""
+    for row in range(len(index)):
+        item = index[row]
+        if first:
+            for c in range(items.shape[1]):
+                table[row, c] = items[item, c]
+        else:
+            for c in range(items.shape[1]):
+                table[row, c] = items[item, c] + change[row, c]
 
 
 @compiled_reordered
-def _add(total: Floats, scale: Any, items: Floats, item: int, change: Floats, row: int, first: bool) -> None:
-    """Add the local row, scaled, to a vector."""
-    if first:
+def _sum(table: Floats, rows: Integers, total: Floats) -> None:
+    """total = Σ_r table[r]"""
+    total[:] = 0
+    for row in rows:
         for c in range(len(total)):
-            total[c] += scale * items[item, c]
-    else:
+            total[c] += table[row, c]
+
+
+@compiled_reordered
+def _multiply(table: Floats, vector: Floats, product: Floats) -> None:
+    """product = table · vector"""
+    for row in range(len(table)):
+        total = vector.dtype.type(0)
+        for c in range(len(vector)):
+            total += table[row, c] * vector[c]
+        product[row] = total
+
+
+@compiled_reordered
+def _combine(table: Floats, weights: Floats, total: Floats) -> None:
+    """total = tableᵀ · weights"""
+    total[:] = 0
+    for row in range(len(table)):
+        weight = weights[row]
         for c in range(len(total)):
-            total[c] += scale * (items[item, c] + change[row, c])
+            total[c] += weight * table[row, c]
+
+
+@compiled_reordered
+def _step(change: Floats, slopes: Floats, vector: Floats, rate: Any, first: bool) -> None:
+    """change −= rate · slopes ⊗ vector, from zero at first."""
+    for row in range(len(change)):
+        factor = -rate * slopes[row]
+        if first:
+            for c in range(len(vector)):
+                change[row, c] = factor * vector[c]
+        else:
+            for c in range(len(vector)):
+                change[row, c] += factor * vector[c]
+
+
+@compiled_reordered
+def _move(change: Floats, rows: Integers, vector: Floats, rate: Any) -> None:
+    """change[r] −= rate · vector, for each of some rows."""
+    for row in rows:
+        for c in range(len(vector)):
+            change[row, c] -= rate * vector[c]
 
 
 @compiled_reordered
@@ -157,6 +196,33 @@ def _sigmoid(x: Any) -> Any:
 
 
 @compiled_reordered
+def _slope_bce(scores: Floats, own: Integers, sampled: Integers, slopes: Floats) -> None:
+    """∂loss/∂score of every local row, as `LocalTraining._slope` has it. Overwrites scores."""
+    one = scores.dtype.type(1)
+    slopes[:] = 0
+    for row in range(len(scores)):
+        scores[row] = _sigmoid(scores[row])
+    for mine in own:
+        slopes[mine] += scores[mine] - one
+    for other in sampled:
+        slopes[other] += scores[other]
+
+
+@compiled_reordered
+def _slope_bpr(scores: Floats, own: Integers, sampled: Integers, slopes: Floats) -> None:
+    """The same of BPR."""
+    count = len(sampled) // len(own)
+    share = scores.dtype.type(1) / scores.dtype.type(count)
+    slopes[:] = 0
+    for k in range(len(own)):
+        mine = own[k]
+        for other in sampled[k * count : (k + 1) * count]:
+            slope = _sigmoid(scores[other] - scores[mine]) * share
+            slopes[mine] -= slope
+            slopes[other] += slope
+
+
+@compiled
 def train_rows(
     items: Floats,
     indptr: Integers,
@@ -184,61 +250,38 @@ def train_rows(
         vectors: [n, d] in and out, p_u.
         change: [rows, d] out.
     """
-    number = items.dtype.type
-    one, half, share_of_pair = number(1), number(0.5), number(1) / number(count)
-    item_rate, user_rate = rates[0], rates[1]
-    width = items.shape[1]
-    vector, pull = np.empty(width, items.dtype), np.empty(width, items.dtype)
+    half, item_rate, user_rate = items.dtype.type(0.5), rates[0], rates[1]
     largest = 0
     for user in range(len(steps)):
         largest = max(largest, row_ptr[user + 1] - row_ptr[user])
-    scores, slopes = np.empty(largest, items.dtype), np.empty(largest, items.dtype)
+    tables = np.empty((largest, items.shape[1]), items.dtype)
+    all_scores, all_slopes = np.empty(largest, items.dtype), np.empty(largest, items.dtype)
+    vector, pull = np.empty(items.shape[1], items.dtype), np.empty(items.shape[1], items.dtype)
     slot = 0
     for user in range(len(steps)):
-        low, high = indptr[user], indptr[user + 1]
         begin, end = row_ptr[user], row_ptr[user + 1]
-        if low == high:
+        if begin == end:
             continue
+        touched, mine, moved = index[begin:end], own[indptr[user] : indptr[user + 1]], change[begin:end]
+        table, scores, slopes = tables[: end - begin], all_scores[: end - begin], all_slopes[: end - begin]
+        draws = len(mine) * count
         for step in range(steps[user]):
             first = step == 0
-            vector[:] = 0
-            for k in range(low, high):
-                _add(vector, one, items, index[own[k]], change, own[k], first)
-            for c in range(width):
+            drawn = sampled[slot : slot + draws]
+            slot += draws
+            _gather(items, touched, moved, first, table)
+            _sum(table, mine, vector)
+            for c in range(len(vector)):
                 vector[c] = half * (vectors[user, c] + share[user] * vector[c])
-            for row in range(begin, end):
-                slopes[row - begin] = 0
-                score = _score(items, index[row], change, row, first, vector)
-                scores[row - begin] = score if pairwise else _sigmoid(score)
-            for k in range(low, high):
-                mine = own[k] - begin
-                if not pairwise:
-                    slopes[mine] += scores[mine] - one
-                for _ in range(count):
-                    other = sampled[slot] - begin
-                    slot += 1
-                    if pairwise:
-                        slope = _sigmoid(scores[other] - scores[mine]) * share_of_pair
-                        slopes[mine] -= slope
-                        slopes[other] += slope
-                    else:
-                        slopes[other] += scores[other]
-            pull[:] = 0
-            for row in range(begin, end):
-                slope = slopes[row - begin] * weight[user]
-                _add(pull, slope, items, index[row], change, row, first)
-                slopes[row - begin] = slope
-            for row in range(begin, end):
-                rate = -item_rate * slopes[row - begin]
-                if first:
-                    for c in range(width):
-                        change[row, c] = rate * vector[c]
-                else:
-                    for c in range(width):
-                        change[row, c] += rate * vector[c]
-            rate = -item_rate * half * share[user]
-            for k in range(low, high):
-                for c in range(width):
-                    change[own[k], c] += rate * pull[c]
-            for c in range(width):
+            _multiply(table, vector, scores)
+            if pairwise:
+                _slope_bpr(scores, mine, drawn, slopes)
+            else:
+                _slope_bce(scores, mine, drawn, slopes)
+            for row in range(len(slopes)):
+                slopes[row] *= weight[user]
+            _combine(table, slopes, pull)
+            _step(moved, slopes, vector, item_rate, first)
+            _move(moved, mine, pull, item_rate * half * share[user])
+            for c in range(len(pull)):
                 vectors[user, c] -= user_rate * half * pull[c]
