@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -43,10 +43,17 @@ def test_popularity_is_the_count(devices: Devices) -> None:
     assert torch.equal(scores, torch.bincount(devices.items, minlength=25).double().expand(3, -1))
 
 
-def test_gram_and_subspace_find_the_same_projector(devices: Devices) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"release": "subspace", "iterations": 200},
+        {"release": "lanczos", "block": 5, "iterations": 5},
+    ],
+)
+def test_products_alone_find_the_projector_of_the_gram_matrix(devices: Devices, settings: dict[str, Any]) -> None:
     one_shot = run(Spectral(SpectralConfig(factors=3)), devices)
-    iterated = run(Spectral(SpectralConfig(factors=3, release="subspace", iterations=200)), devices)
-    first, second = (state["basis"] @ state["basis"].T for state in (one_shot, iterated))
+    from_products = run(Spectral(SpectralConfig(factors=3, **settings)), devices)
+    first, second = (state["basis"] @ state["basis"].T for state in (one_shot, from_products))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-9)
 
 
@@ -122,6 +129,10 @@ def test_a_round_in_which_nobody_answers_is_given_up(devices: Devices) -> None:
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="needs the Gram matrix"):
         build_config(SpectralConfig, {"release": "subspace", "linear": 0.3}, "arms.a.method")
+    with pytest.raises(ConfigError, match="factors = 9 is more than block · iterations = 8 directions"):
+        build_config(SpectralConfig, {"release": "lanczos", "factors": 9, "block": 4, "iterations": 2}, "arms.a.method")
     with pytest.raises(ConfigError, match="factors = 64 is more than the 25 items"):
         Spectral(SpectralConfig()).start(FEDERATION)
+    with pytest.raises(ConfigError, match="block · iterations = 26 is more than the 25 items"):
+        Spectral(SpectralConfig(factors=9, release="lanczos", block=13, iterations=2)).start(FEDERATION)
     assert set(METHODS) >= {"popularity", "spectral", "ego-lightgcn"}

@@ -2,7 +2,8 @@
 
 LightGCN is a low-pass filter, so its ideal form needs no training. With c_u = x_u W / √d_u, the server finds the top-k
 eigenspace V of M = Σ_u c_u c_uᵀ, and a user scores s_u = x_u W V Vᵀ W⁻¹ (+ a linear term x_u W M W⁻¹) on the device.
-M comes from one Gram release, or V from subspace iteration, which never forms M. Subspaces are compared by V Vᵀ.
+M comes from one Gram release. Where the catalogue is too large for that, V comes from products of M with a few columns
+a round, by subspace iteration or block Lanczos, and M is never formed. Subspaces are compared by V Vᵀ.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fedrec.components import Config
 from fedrec.errors import ConfigError
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
+from fedrec.federated.methods.lanczos import next_block, project, ritz_vectors
 from fedrec.federated.queries import Count, Gram, Subspace
 from fedrec.federated.query import Query
 from fedrec.privacy import PlannedRelease
@@ -31,8 +33,11 @@ class SpectralConfig(Config):
 
     Attributes:
         factors: k, the dimension of the eigenspace.
-        release: "gram", one release of the whole matrix; or "subspace", one product with a basis a round.
-        iterations: rounds of subspace iteration.
+        release: "gram", one release of the whole matrix; "subspace", subspace iteration, one product of the matrix with
+            the basis a round; or "lanczos", one product with a block of new directions a round, all of them kept, which
+            takes a fraction of the products for the same eigenspace.
+        iterations: rounds of "subspace" and "lanczos".
+        block: directions in a round of "lanczos"; block · iterations is at least `factors`, better twice as many.
         weight: W; "none" is the identity, "degree" is D_I^{-1/2} as in the paper, counted by one more query.
         linear: weight of the linear term, which needs the Gram matrix.
         count_clip: norm that the degree query is clipped to under a guarantee.
@@ -40,8 +45,9 @@ class SpectralConfig(Config):
     """
 
     factors: int = Field(64, ge=1)
-    release: Literal["gram", "subspace"] = "gram"
+    release: Literal["gram", "subspace", "lanczos"] = "gram"
     iterations: int = Field(10, ge=1)
+    block: int = Field(64, ge=1)
     weight: Literal["none", "degree"] = "none"
     linear: float = Field(0.0, ge=0)
     count_clip: float = Field(10.0, gt=0)
@@ -57,6 +63,11 @@ class SpectralConfig(Config):
     def _linear_needs_gram(self) -> Self:
         if self.linear > 0 and self.release != "gram":
             raise ValueError("linear > 0 needs the Gram matrix; set release = 'gram' or linear = 0")
+        if self.release == "lanczos" and self.factors > self.block * self.iterations:
+            raise ValueError(
+                f"factors = {self.factors} is more than block · iterations = {self.block * self.iterations} "
+                "directions; raise iterations"
+            )
         return self
 
 
@@ -82,29 +93,32 @@ class Spectral:
         if config.weight == "degree":
             left -= config.count_share
             releases += [PlannedRelease(query="count", draws=1, clip=config.count_clip, share=config.count_share)]
-        releases += [PlannedRelease(query=config.release, draws=self.rounds, clip=1.0, share=left)]
+        query = "gram" if config.release == "gram" else "subspace"
+        releases += [PlannedRelease(query=query, draws=self.rounds, clip=1.0, share=left)]
         return tuple(releases)
 
     def start(self, federation: Federation) -> Tensors:
         """Equal weights and a random orthonormal basis.
 
         Raises:
-            ConfigError: if there are not as many items as factors.
+            ConfigError: if there are not as many items as factors, or as directions that are asked for.
         """
-        if self.config.factors > federation.n_items:
+        config = self.config
+        width = config.block if config.release == "lanczos" else config.factors
+        needed = width * (config.iterations if config.release == "lanczos" else 1)
+        if needed > federation.n_items:
+            what = "block · iterations" if config.release == "lanczos" else "factors"
             raise ConfigError(
-                f"spectral: factors = {self.config.factors} is more than the {federation.n_items} items of the "
-                "catalogue; lower it"
+                f"spectral: {what} = {needed} is more than the {federation.n_items} items of the catalogue; lower it"
             )
-        shape = (federation.n_items, self.config.factors)
         generator = federation.streams.generator("basis", federation.device)
+        shape = (federation.n_items, width)
         basis = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
         weight = torch.ones(federation.n_items, dtype=federation.dtype, device=federation.device)
-        state = {"weight": weight, "basis": torch.linalg.qr(basis).Q}
-        return state | {"gram": torch.zeros_like(weight).diag()} if self.config.linear else state
+        return {"weight": weight, "basis": torch.linalg.qr(basis).Q}
 
     def round(self, state: Tensors, ask: Ask) -> Tensors:
-        """The eigenspace from the Gram matrix, or one more step of subspace iteration."""
+        """The eigenspace from the Gram matrix, or one more product towards it."""
         weight = state["weight"]
         if self.config.weight == "degree" and ask.round == 1:
             degrees = ask(Count(len(weight))).sums["count"].squeeze(1).to(weight.dtype)
@@ -112,11 +126,22 @@ class Spectral:
         if self.config.release == "subspace":
             product = ask(Subspace(weight, state["basis"])).sums["product"]
             return {"weight": weight, "basis": torch.linalg.qr(product).Q}
+        if self.config.release == "lanczos":
+            return {"weight": weight, **self._extend(state, weight, ask)}
         gram = ask(Gram(weight)).sums["gram"]
         # In single precision LAPACK may fail to converge where many eigenvalues are equal, as those of few users are.
         vectors = torch.linalg.eigh(gram.double()).eigenvectors
         state = {"weight": weight, "basis": vectors[:, -self.config.factors :].to(weight.dtype)}
         return state | {"gram": gram} if self.config.linear else state
+
+    def _extend(self, state: Tensors, weight: Tensor, ask: Ask) -> dict[str, Tensor]:
+        """Another block of the Krylov basis, or after the last product the eigenspace within it."""
+        basis, block = state["basis"], self.config.block
+        product = ask(Subspace(weight, basis[:, -block:].contiguous())).sums["product"]
+        projected = project(state.get("projected", basis.new_zeros(0, 0)), basis, product)
+        if ask.round == self.rounds:
+            return {"basis": ritz_vectors(projected, basis, self.config.factors)}
+        return {"basis": torch.cat([basis, next_block(basis, product)], dim=1), "projected": projected}
 
     def memory(self, state: Tensors) -> Query | None:
         """Devices remember nothing beside their histories."""
@@ -125,9 +150,11 @@ class Spectral:
     def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:
         """x_u W (V Vᵀ + linear · M) W⁻¹, [n, n_items]."""
         weight, basis = state["weight"], state["basis"]
-        history = torch.zeros(len(cohort), cohort.n_items, dtype=basis.dtype, device=basis.device)
-        history[cohort.owner, cohort.items] = weight[cohort.items]
-        filtered = history @ basis @ basis.T
+        entries = weight[cohort.items]
+        projection = cohort.sum_by_user(entries.unsqueeze(1) * basis[cohort.items])
+        scores = projection @ basis.T
         if self.config.linear:
-            filtered += self.config.linear * (history @ state["gram"])
-        return filtered / weight
+            history = torch.zeros_like(scores)
+            history[cohort.owner, cohort.items] = entries
+            scores += self.config.linear * (history @ state["gram"])
+        return scores.div_(weight)
