@@ -247,7 +247,15 @@ class LocalEngine:
     def _fold(self, clients: Tensor, query: Query, round: int, clip: Clip | None) -> _Tally:
         """Ask some clients, chunk by chunk, and add up what they answer."""
         dtype, device = query.dtype if clip is None else torch.float64, self.devices.items.device
-        tally = _Tally({name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in query.tables.items()})
+        # Late answers wait in checkpoints, which hold dense tensors alone.
+        sparse = query.sparse if clip is None and self.participation.late != "fold" else frozenset()
+        layouts = {name: torch.sparse_coo if name in sparse else torch.strided for name in query.tables}
+        tally = _Tally(
+            {
+                name: torch.zeros(shape, dtype=dtype, device=device, layout=layouts[name])
+                for name, shape in query.tables.items()
+            }
+        )
         chunks = self._chunks(clients, query.bytes_per_interaction)
         threads = 1 if device.type != "cpu" else self._threads or torch.get_num_threads()
         for answered in in_order(lambda chunk: list(self._asked(chunk, query, round)), chunks, threads):

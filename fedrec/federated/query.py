@@ -31,6 +31,8 @@ class Query(ABC):
         kind: the name on the allow-list.
         private: names of the private state that it reads and steps on the device.
         symmetric: names of the tables that are symmetric matrices; their noise is symmetrised.
+        sparse: names of the tables that may be summed without their zeros, if all that is added to them are `Outer`
+            products; an engine that adds noise sums them in full.
         held_out: the part of users' held-out items that it is handed; None for all but evaluation.
         everyone: whether it is asked of the whole population, and waits for it, rather than of a round's participants.
     """
@@ -56,6 +58,11 @@ class Query(ABC):
     def initial(self, cohort: Cohort, draw: Streams) -> State:
         """All of `private` for users who were never asked before; `draw` stands at round 0."""
         return NO_STATE
+
+    @property
+    def sparse(self) -> frozenset[str]:
+        """None, unless the query says so."""
+        return frozenset()
 
     @property
     def broadcast(self) -> Mapping[str, Tensor]:

@@ -53,6 +53,12 @@ def test_outer_product_folds_and_measures_like_the_dense_matrix() -> None:
     total = torch.zeros(3, 3)
     outer.add_to(total, torch.tensor([0.5, 1.0]))
     torch.testing.assert_close(total, 0.5 * first + second)
+    sparse = torch.zeros(3, 3, layout=torch.sparse_coo)
+    outer.add_to(sparse, torch.tensor([0.5, 1.0]))
+    outer.add_to(sparse, None)
+    assert sparse.is_coalesced()
+    torch.testing.assert_close(sparse.to_dense(), 1.5 * first + 2 * second)
+    assert sparse.values().numel() == 5  # nothing but what was touched
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
 from fedrec.federated.methods.lanczos import next_block, project, ritz_vectors
 from fedrec.federated.queries import Count, Gram, Subspace
 from fedrec.federated.query import Query
+from fedrec.graph.kernels import add_sparse_product
 from fedrec.privacy import PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
@@ -39,7 +40,8 @@ class SpectralConfig(Config):
         iterations: rounds of "subspace" and "lanczos".
         block: directions in a round of "lanczos"; block · iterations is at least `factors`, better twice as many.
         weight: W; "none" is the identity, "degree" is D_I^{-1/2} as in the paper, counted by one more query.
-        linear: weight of the linear term, which needs the Gram matrix.
+        linear: weight of the linear term. It needs the Gram matrix, which "subspace" and "lanczos" ask for in the last
+            round, without its zeros: not under a guarantee.
         count_clip: norm that the degree query is clipped to under a guarantee.
         count_share: share of a guarantee's budget, in the first round, that the degree query takes.
     """
@@ -60,9 +62,7 @@ class SpectralConfig(Config):
     }
 
     @model_validator(mode="after")
-    def _linear_needs_gram(self) -> Self:
-        if self.linear > 0 and self.release != "gram":
-            raise ValueError("linear > 0 needs the Gram matrix; set release = 'gram' or linear = 0")
+    def _enough_directions(self) -> Self:
         if self.release == "lanczos" and self.factors > self.block * self.iterations:
             raise ValueError(
                 f"factors = {self.factors} is more than block · iterations = {self.block * self.iterations} "
@@ -87,8 +87,17 @@ class Spectral:
         return 1 if self.config.release == "gram" else self.config.iterations
 
     def releases(self) -> tuple[PlannedRelease, ...]:
-        """The matrix or its products, of norm at most 1 since weights are at most 1, and perhaps the degrees."""
+        """The matrix or its products, of norm at most 1 since weights are at most 1, and perhaps the degrees.
+
+        Raises:
+            ConfigError: if a linear term needs the matrix beside its products.
+        """
         config, left = self.config, 1.0
+        if config.linear > 0 and config.release != "gram":
+            raise ConfigError(
+                f"spectral: linear = {config.linear} with release = '{config.release}' takes the item-item matrix "
+                "without its zeros, which noise cannot hide; under a guarantee set release = 'gram' or linear = 0"
+            )
         releases: list[PlannedRelease] = []
         if config.weight == "degree":
             left -= config.count_share
@@ -123,16 +132,21 @@ class Spectral:
         if self.config.weight == "degree" and ask.round == 1:
             degrees = ask(Count(len(weight))).sums["count"].squeeze(1).to(weight.dtype)
             weight = degrees.clamp(min=1).rsqrt()
-        if self.config.release == "subspace":
-            product = ask(Subspace(weight, state["basis"])).sums["product"]
-            return {"weight": weight, "basis": torch.linalg.qr(product).Q}
-        if self.config.release == "lanczos":
-            return {"weight": weight, **self._extend(state, weight, ask)}
+        if self.config.release != "gram":
+            step = self._extend if self.config.release == "lanczos" else self._iterate
+            found = {"weight": weight, **step(state, weight, ask)}
+            if self.config.linear and ask.round == self.rounds:
+                found |= _pack(ask(Gram(weight, without_zeros=True)).sums["gram"])
+            return found
         gram = ask(Gram(weight)).sums["gram"]
         # In single precision LAPACK may fail to converge where many eigenvalues are equal, as those of few users are.
         vectors = torch.linalg.eigh(gram.double()).eigenvectors
         state = {"weight": weight, "basis": vectors[:, -self.config.factors :].to(weight.dtype)}
         return state | {"gram": gram} if self.config.linear else state
+
+    def _iterate(self, state: Tensors, weight: Tensor, ask: Ask) -> dict[str, Tensor]:
+        """One more step of subspace iteration."""
+        return {"basis": torch.linalg.qr(ask(Subspace(weight, state["basis"])).sums["product"]).Q}
 
     def _extend(self, state: Tensors, weight: Tensor, ask: Ask) -> dict[str, Tensor]:
         """Another block of the Krylov basis, or after the last product the eigenspace within it."""
@@ -153,8 +167,20 @@ class Spectral:
         entries = weight[cohort.items]
         projection = cohort.sum_by_user(entries.unsqueeze(1) * basis[cohort.items])
         scores = projection @ basis.T
-        if self.config.linear:
+        if self.config.linear and "gram" in state:
             history = torch.zeros_like(scores)
             history[cohort.owner, cohort.items] = entries
             scores += self.config.linear * (history @ state["gram"])
+        elif self.config.linear and "gram.value" in state:
+            gram = state["gram.indptr"], state["gram.item"], state["gram.value"]
+            add_sparse_product((cohort.indptr, cohort.items, entries), gram, self.config.linear, scores)
         return scores.div_(weight)
+
+
+def _pack(gram: Tensor) -> dict[str, Tensor]:
+    """A Gram matrix as a state holds it: dense as it is, a sparse one in CSR."""
+    if not gram.is_sparse:
+        return {"gram": gram}
+    row, item = gram.indices()
+    indptr = torch.searchsorted(row, torch.arange(len(gram) + 1, device=row.device))
+    return {"gram.indptr": indptr, "gram.item": item.int(), "gram.value": gram.values()}

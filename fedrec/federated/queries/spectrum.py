@@ -33,10 +33,13 @@ class Gram(Query):
         weight: [n_items] weight of each item, public or released before.
         activity_power: a user's history is divided by its number of items to this power. With weights of 1 the norm of
             c_u c_uᵀ is d_u^(1 − 2·activity_power): 1 at ½, and d_u at 0, where M counts who has both of two items.
+        without_zeros: whether the sum may be a sparse tensor, for catalogues whose square does not fit into memory. A
+            private release is always dense.
     """
 
     weight: Tensor
     activity_power: float = 0.5
+    without_zeros: bool = False
     symmetric = frozenset({"gram"})
 
     @property
@@ -46,8 +49,13 @@ class Gram(Query):
 
     @property
     def bytes_per_interaction(self) -> int:
-        """A user is folded in as one dense row, which costs most where histories are short."""
-        return self.weight.element_size() * len(self.weight) // 16
+        """A user is folded in as one dense row, which costs most where histories are short; or as pairs of items."""
+        return 32 if self.without_zeros else self.weight.element_size() * len(self.weight) // 16
+
+    @property
+    def sparse(self) -> frozenset[str]:
+        """`gram`, if it may be without zeros."""
+        return frozenset({"gram"}) if self.without_zeros else frozenset()
 
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """The outer product of each user's history with itself."""
