@@ -5,8 +5,10 @@ A row of the result is one thread's work from beginning to end, so that results 
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
+import torch
 from numba import njit, prange
 from torch import Tensor
 
@@ -27,7 +29,13 @@ def times_rows(indptr: Tensor, column: Tensor, weight: Tensor, dense: Tensor) ->
 
     Returns:
         [rows, width].
+
+    Raises:
+        RuntimeError: if the dtypes differ.
     """
+    if weight.dtype != dense.dtype:
+        raise RuntimeError(f"a sparse matrix of {weight.dtype} times a dense one of {dense.dtype}: make them one dtype")
+    _as_many_threads_as_torch()
     product = dense.new_empty(len(indptr) - 1, dense.shape[1])
     _times_rows(indptr.numpy(), column.numpy(), weight.numpy(), dense.contiguous().numpy(), product.numpy())
     return product
@@ -44,10 +52,16 @@ def add_sparse_product(
         scale: of the product.
         total: [n, width].
     """
+    _as_many_threads_as_torch()
     here = total.cpu()
     _add_sparse_product(*(part.cpu().numpy() for part in (*left, *right)), scale, here.numpy())
     if here is not total:  # it came from another device
         total.copy_(here)
+
+
+def _as_many_threads_as_torch() -> None:
+    """`torch.set_num_threads` and OMP_NUM_THREADS hold here too."""
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
 @njit(parallel=True, cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator, unused-ignore]

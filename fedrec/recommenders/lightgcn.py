@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -15,9 +16,9 @@ from fedrec.data.interactions import Interactions
 from fedrec.errors import DataError, ModelError, RunError
 from fedrec.graph import BipartiteGraph, propagate
 from fedrec.recommenders import trainer
-from fedrec.recommenders.losses import bpr, sampled_softmax, softmax
+from fedrec.recommenders.losses import bpr, sampled_softmax, shared_softmax, softmax
 from fedrec.recommenders.recommender import RECOMMENDERS, Disclosure, Tensors, Training, require_finite
-from fedrec.recommenders.sampling import Complement, pairs_of, sample_negatives
+from fedrec.recommenders.sampling import Complement, pairs_of, sample_by_popularity, sample_negatives
 from fedrec.recommenders.trainer import Stopping
 from fedrec.spaces import Choice, Integers, LogUniform, Space
 from fedrec.streams import Streams
@@ -30,24 +31,34 @@ class LightGCNConfig(Config):
         dim: width of the embeddings.
         layers: propagation steps L; 0 is matrix factorisation.
         loss: "softmax" over the whole catalogue, for some ten thousand items at most; "sampled-softmax" over negatives;
-            "bpr", the paper's own. Both softmaxes score by cosine / temperature, BPR by the inner product.
+            "shared-softmax" over negatives that all users of a step share, the fastest; "bpr", the paper's own. The
+            softmaxes learn from cosine / temperature, BPR from the inner product.
         temperature: of the softmaxes.
+        ranking: what the softmaxes rank by, "cosine" or "inner" product; BPR knows the inner product alone. Propagation
+            gives popular items longer vectors: the inner product adds popularity to a cosine that was learnt against
+            popular negatives and knows nothing of it (Wu et al. 2022).
         rate: learning rate of Adam.
+        schedule: "constant"; or "cosine", from the rate down to 0 over all `epochs` after a rise over a twentieth.
         epochs: passes over all users, at most.
         batch: users in a step, each with all of their training items.
-        negatives: drawn for each training item; "softmax" needs none.
+        negatives: drawn for each training item, or for each step by "shared-softmax"; "softmax" needs none.
+        negative_power: "shared-softmax" draws items in proportion to their degree to this power; with 1 as if they were
+            the items of other users in the batch.
         l2: weight of half the mean squared norm of the layer-0 rows in a step.
         stopping: when to look at the validation metric and when to stop; a step of the trainer is an epoch.
     """
 
     dim: int = Field(64, ge=1)
     layers: int = Field(3, ge=0)
-    loss: Literal["softmax", "sampled-softmax", "bpr"] = "softmax"
+    loss: Literal["softmax", "sampled-softmax", "shared-softmax", "bpr"] = "softmax"
     temperature: float = Field(0.15, gt=0)
+    ranking: Literal["cosine", "inner"] = "cosine"
     rate: float = Field(0.02, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
     epochs: int = Field(150, ge=1)
     batch: int = Field(256, ge=1)
     negatives: int = Field(1, ge=1)
+    negative_power: float = Field(1.0, ge=0)
     l2: float = Field(0.0, ge=0)
     stopping: Stopping = Stopping(every=5, patience=8)
 
@@ -83,7 +94,7 @@ class LightGCN:
         self._tables = require_finite(users, "LightGCN users"), require_finite(items, "LightGCN items")
 
     def score(self, users: Tensor) -> Tensor:
-        """Inner product (BPR) or cosine (softmax) with every item: [n] int64 -> [n, n_items]."""
+        """Inner product or cosine with every item: [n] int64 -> [n, n_items]."""
         user_table, item_table = self._fitted()
         return user_table[users.to(user_table.device)] @ item_table.T
 
@@ -111,6 +122,7 @@ class LightGCNLearner:
         self.graph = BipartiteGraph.of(train).to(device)
         self.indptr, self.items = train.csr
         self.outside = Complement.of(self.indptr, self.items, train.n_items)
+        self.popularity = torch.bincount(self.items, minlength=train.n_items)
         self.active = torch.nonzero(self.indptr.diff()).squeeze(1)  # users with nothing to learn from are passed over
         rows = (train.n_users + train.n_items, config.dim)
         initial = torch.randn(rows, generator=Streams(seed).generator("initialisation"))
@@ -123,14 +135,17 @@ class LightGCNLearner:
             "exp_avg": torch.zeros_like(self.embedding),
             "exp_avg_sq": torch.zeros_like(self.embedding),
         }
+        self._ranked: tuple[Tensor, Tensor] | None = None  # the tables of the present state, once they were asked for
 
     def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
         """One pass over all users; logs the mean loss of a training item."""
         draw = Streams(self.seed, number)
         order = torch.randperm(len(self.active), generator=draw.generator("batches"))
         negatives = draw.generator("negatives")
-        total = 0.0
-        for users in torch.split(self.active[order], self.config.batch):
+        total, self._ranked = 0.0, None
+        batches = torch.split(self.active[order], self.config.batch)
+        for place, users in enumerate(batches):
+            self.optimizer.param_groups[0]["lr"] = self._rate(number - 1 + place / len(batches))
             owner, item = pairs_of(users, self.indptr, self.items)
             loss = self._loss(users, owner, item, negatives)
             self.optimizer.zero_grad()
@@ -139,26 +154,36 @@ class LightGCNLearner:
             total += loss.item() * len(item)
         return {"loss": (total / len(self.items), "simulation")}
 
+    def _rate(self, epochs: float) -> float:
+        """The learning rate after so many epochs."""
+        if self.config.schedule == "constant":
+            return self.config.rate
+        done = epochs / self.config.epochs
+        return self.config.rate * min(1.0, 20 * done + 0.01) * (1 + math.cos(math.pi * done)) / 2
+
     def _loss(self, users: Tensor, owner: Tensor, item: Tensor, generator: torch.Generator) -> Tensor:
         """The loss of a batch of users on their items."""
         user_table, item_table = self._tables()
         user = users[owner]
         rows = [user, item + self.graph.n_users]
+        temperature = 1.0 if self.config.loss == "bpr" else self.config.temperature
         if self.config.loss == "softmax":
-            scores = user_table[self._there(users)] / self.config.temperature @ item_table.T
+            scores = user_table[self._there(users)] / temperature @ item_table.T
             loss = softmax(scores, self._there(owner), self._there(item))
         else:
-            negative = sample_negatives(generator, self.outside, user, self.config.negatives)
-            rows.append(negative.view(-1) + self.graph.n_users)
-            of_user = user_table.index_select(0, self._there(user))
-            of_item = item_table.index_select(0, self._there(item))
-            of_negative = item_table.index_select(0, self._there(negative.view(-1))).view(*negative.shape, -1)
-            positive = (of_user * of_item).sum(dim=1)
-            others = torch.einsum("md,mnd->mn", of_user, of_negative)
-            if self.config.loss == "bpr":
-                loss = bpr(positive, others)
+            positive = self._select(user_table, user).mul(self._select(item_table, item)).sum(dim=1) / temperature
+            if self.config.loss == "shared-softmax":
+                negative = sample_by_popularity(
+                    generator, self.popularity, self.config.negative_power, self.config.negatives
+                )
+                others = self._select(user_table, users) / temperature @ self._select(item_table, negative).T
+                loss = shared_softmax(positive, others, self._there(owner))
             else:
-                loss = sampled_softmax(positive / self.config.temperature, others / self.config.temperature)
+                negative = sample_negatives(generator, self.outside, user, self.config.negatives)
+                of_negative = self._select(item_table, negative.view(-1)).view(*negative.shape, -1)
+                others = torch.einsum("md,mnd->mn", self._select(user_table, user), of_negative) / temperature
+                loss = bpr(positive, others) if self.config.loss == "bpr" else sampled_softmax(positive, others)
+            rows.append(negative.view(-1) + self.graph.n_users)
         if self.config.l2:
             norms = self.embedding.square().sum(dim=1)
             loss = loss + self.config.l2 / 2 * sum(norms.index_select(0, self._there(row)).mean() for row in rows)
@@ -167,16 +192,22 @@ class LightGCNLearner:
     def _there(self, codes: Tensor) -> Tensor:
         return codes.to(self.device)
 
-    def _tables(self) -> tuple[Tensor, Tensor]:
+    def _select(self, table: Tensor, codes: Tensor) -> Tensor:
+        # index_select rather than indexing: its backward pass adds rows, where indexing's sorts them first.
+        return table.index_select(0, self._there(codes))
+
+    def _tables(self, cosine: bool = True) -> tuple[Tensor, Tensor]:
         final = propagate(self.graph, self.embedding, self.config.layers)
-        if self.config.loss != "bpr":
+        if cosine and self.config.loss != "bpr":
             final = F.normalize(final, dim=1)
         return final[: self.graph.n_users], final[self.graph.n_users :]
 
     @torch.no_grad()
     def tables(self) -> tuple[Tensor, Tensor]:
         """[n_users, dim] and [n_items, dim] whose products are the scores under the present state."""
-        return self._tables()
+        if self._ranked is None:
+            self._ranked = self._tables(cosine=self.config.ranking == "cosine")
+        return self._ranked
 
     def score(self, users: Tensor) -> Tensor:
         """Scores of every item under the present state: [n, n_items]."""
@@ -201,6 +232,7 @@ class LightGCNLearner:
                     f"{list(tensor.shape)}; it was written for other data or settings: delete it and run again"
                 )
             tensor.copy_(state[name])
+        self._ranked = None
 
     def facts(self) -> Mapping[str, object]:
         """What the state was learned with."""

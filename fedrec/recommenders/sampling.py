@@ -1,4 +1,4 @@
-"""Train-only negatives: uniform over the items outside a user's training items, without rejection.
+"""Train-only negatives: uniform over the items outside a user's training items, without rejection, or by popularity.
 
 The samplers are given training items and cannot see the rest, so held-out items are drawn like any other. A sampler
 that avoids them tells the model which items are held out, and a ranking among the same candidates rewards it for that.
@@ -133,3 +133,23 @@ def sample_negatives(generator: torch.Generator, outside: Complement, users: Ten
     """
     uniform = torch.rand(len(users) * count, generator=generator, dtype=torch.float64, device=users.device)
     return outside.pick(users.repeat_interleave(count), uniform).view(len(users), count)
+
+
+def sample_by_popularity(generator: torch.Generator, degrees: Tensor, power: float, count: int) -> Tensor:
+    """Items that all users of a batch share as negatives, drawn in proportion to degree^power.
+
+    What is popular is a negative as often as it is a positive, if the power is 1: the same distribution as that of
+    in-batch negatives. A user's own training items are among them, at the share that they have of all interactions.
+
+    Args:
+        generator: where the randomness comes from, on the device of `degrees`.
+        degrees: [n_items] number of training interactions of each item, one above 0.
+        power: 0 draws all items alike, those without an interaction among them.
+        count: how many are drawn, with replacement.
+
+    Returns:
+        [count] int64 item codes.
+    """
+    upto = degrees.double().pow(power).cumsum(0)
+    uniform = torch.rand(count, generator=generator, dtype=torch.float64, device=degrees.device)
+    return torch.searchsorted(upto, uniform * upto[-1], right=True).clamp(max=len(degrees) - 1)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import cos, pi
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedrec.errors import ConfigError, DataError, ModelError, RunError
 from fedrec.graph import BipartiteGraph
 from fedrec.recommenders import RECOMMENDERS, LightGCN, LightGCNConfig, Stopping, Training, sample_negatives
 from fedrec.recommenders.lightgcn import LightGCNLearner
+from fedrec.recommenders.sampling import sample_by_popularity
 from fedrec.streams import Streams
 from tests.graph.small import interactions
 from tests.recommenders.memory import KillAt, KilledError, MemoryCheckpoints, MemoryLog
@@ -20,7 +22,7 @@ from tests.recommenders.planted import blocks
 TRAIN, HELD = blocks()
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {"dim": 8, "layers": 2, "batch": 7, "epochs": 6}
-LOSSES = ["softmax", "sampled-softmax", "bpr"]
+LOSSES = ["softmax", "sampled-softmax", "shared-softmax", "bpr"]
 
 
 def settings(**changes: Any) -> LightGCNConfig:
@@ -64,7 +66,12 @@ def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
     order = torch.randperm(TRAIN.n_users, generator=draw.generator("batches")).tolist()
     pairs = [(user, item) for user in order for item in sorted(TRAIN.item[TRAIN.user == user].tolist())]
     user, item = torch.tensor(pairs).T
-    negative = sample_negatives(draw.generator("negatives"), learner.outside, user, 2)
+    if loss == "shared-softmax":
+        degrees = torch.from_numpy(TRAIN.item_degrees)
+        shared = sample_by_popularity(draw.generator("negatives"), degrees, 1.0, 2)
+        negative, drawn = shared.expand(len(user), 2), shared
+    else:
+        negative = drawn = sample_negatives(draw.generator("negatives"), learner.outside, user, 2)
 
     if loss != "bpr":
         final = final / final.norm(dim=1, keepdim=True)
@@ -75,7 +82,7 @@ def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
     if loss == "softmax":
         expected = -score.log_softmax(dim=1)[user, item].mean()
     else:
-        penalty = penalty + squared[TRAIN.n_users + negative].mean()
+        penalty = penalty + squared[TRAIN.n_users + drawn].mean()
         if loss == "bpr":
             expected = -torch.sigmoid(positive.unsqueeze(1) - others).log().mean()
         else:
@@ -117,6 +124,35 @@ def test_a_restored_learner_goes_on_with_the_same_bytes() -> None:
     for name, tensor in whole.state().items():
         assert second.state()[name].numpy().tobytes() == tensor.numpy().tobytes(), name
     assert first.state()["adam.step"].item() * 2 == second.state()["adam.step"].item()  # a copy, not a view
+
+
+def test_the_rate_rises_and_falls_as_a_cosine() -> None:
+    learner = LightGCNLearner(settings(schedule="cosine", rate=0.1, epochs=10, batch=1000), TRAIN, 0, CPU)
+    rates = []
+    for number in range(1, 11):
+        learner.step(number)
+        rates.append(learner.optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.001)  # a hundredth at the very beginning
+    assert rates[1:] == pytest.approx([0.05 * (1 + cos(pi * done / 10)) for done in range(1, 10)])
+
+
+def test_ranking_by_the_inner_product_keeps_the_lengths_that_the_cosine_drops() -> None:
+    cosine, inner = (LightGCN(settings(loss="shared-softmax", ranking=ranking)) for ranking in ("cosine", "inner"))
+    for model in (cosine, inner):
+        model.fit(TRAIN, Training(device="cpu"))
+    for name, tensor in inner.tensors().items():
+        assert tensor.norm(dim=1).std() > 0.01
+        torch.testing.assert_close(torch.nn.functional.normalize(tensor, dim=1), cosine.tensors()[name])
+
+
+def test_scores_follow_the_state() -> None:
+    learner = LightGCNLearner(settings(), TRAIN, 0, CPU)
+    everyone = torch.arange(TRAIN.n_users)
+    before, state = learner.score(everyone), {name: tensor.clone() for name, tensor in learner.state().items()}
+    learner.step(1)
+    assert not torch.equal(learner.score(everyone), before)
+    learner.restore(state)
+    assert torch.equal(learner.score(everyone), before)
 
 
 def test_each_epoch_has_its_own_draws() -> None:

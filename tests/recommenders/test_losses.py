@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedrec.recommenders import bce, bpr, sampled_softmax, softmax
+from fedrec.recommenders.losses import shared_softmax
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,6 +44,14 @@ def test_sampled_softmax_by_hand() -> None:
     assert value == pytest.approx(-log(exp(1) / total))
     assert by_positive.tolist() == pytest.approx([exp(1) / total - 1])
     assert by_negative.tolist()[0] == pytest.approx([exp(0) / total, exp(2) / total])
+
+
+def test_shared_softmax_is_sampled_softmax_with_the_negatives_repeated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.tensor([0, 0, 1])
+    positive, shared = torch.randn(3, generator=generator), torch.randn(2, 5, generator=generator)
+    torch.testing.assert_close(shared_softmax(positive, shared, owner), sampled_softmax(positive, shared[owner]))
+    assert shared_softmax(torch.tensor([-1e4]), torch.tensor([[1e4]]), torch.tensor([0])).item() == 2e4
 
 
 def test_softmax_by_hand() -> None:

@@ -1,14 +1,16 @@
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2
+from scipy.stats import chi2, chisquare
 from torch import Tensor
 
 from fedrec.errors import DataError
 from fedrec.recommenders import Complement, negatives, pairs_of, sample_negatives
+from fedrec.recommenders.sampling import sample_by_popularity
 from fedrec.streams import Streams, keys_of
 from tests.recommenders.planted import blocks
 
@@ -126,3 +128,15 @@ def test_pairs_of_a_batch(case: tuple[list[list[int]], int], order: Random) -> N
     owner, item = pairs_of(torch.tensor(users), *csr(own))
     expected = [(position, item) for position, user in enumerate(users) for item in own[user]]
     assert list(zip(owner.tolist(), item.tolist(), strict=True)) == expected
+
+
+def test_shared_negatives_follow_popularity() -> None:
+    """A chi-squared test of 40,000 draws at p = 1e-4, so often does it raise a false alarm; the draws are fixed."""
+    degrees = torch.tensor([9, 0, 1, 4])
+    for power, weights in ((1.0, [9, 0, 1, 4]), (0.5, [3, 0, 1, 2]), (0.0, [1, 1, 1, 1])):
+        drawn = sample_by_popularity(torch.Generator().manual_seed(3), degrees, power, 40_000)
+        counts = torch.bincount(drawn, minlength=4).numpy()
+        possible = np.array(weights) > 0
+        assert counts[~possible].sum() == 0
+        expected = 40_000 * np.array(weights)[possible] / sum(weights)
+        assert chisquare(counts[possible], expected).pvalue > 1e-4
