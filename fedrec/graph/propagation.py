@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fedrec.graph._pyg import LGConv
 from fedrec.graph.bipartite import BipartiteGraph
-from fedrec.graph.kernels import times_rows
 
 # The weights are normalised already. Given a sparse tensor, LGConv is one sparse product; given an edge index, even a
 # cached `EdgeIndex`, it gathers a message for each edge: 20 times slower on 1.6 million edges of width 64.
@@ -59,6 +58,8 @@ def _convolve(graph: BipartiteGraph, layer: Tensor) -> Tensor:
     """ÂE: what `LGConv` computes, on the CPU by our own kernel."""
     adjacency = graph.adjacency
     if layer.device.type == "cpu":
-        return times_rows(adjacency.crow_indices(), adjacency.col_indices(), adjacency.values(), layer)
+        from fedrec.graph.kernels import times_rows  # numba takes a while to import
+
+        return times_rows((adjacency.crow_indices(), adjacency.col_indices(), adjacency.values()), layer)
     convolved: Tensor = _CONVOLVE(layer, adjacency)
     return convolved

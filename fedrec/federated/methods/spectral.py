@@ -1,9 +1,9 @@
 """Spectral filter: a federated low-pass filter of the item graph (GF-CF; Shen et al. 2021).
 
 LightGCN is a low-pass filter, so its ideal form needs no training. With c_u = x_u W / √d_u, the server finds the top-k
-eigenspace V of M = Σ_u c_u c_uᵀ, and a user scores s_u = x_u W V Vᵀ W⁻¹ (+ a linear term x_u W M W⁻¹) on the device.
-M comes from one Gram release. Where the catalogue is too large for that, V comes from products of M with a few columns
-a round, by subspace iteration or block Lanczos, and M is never formed. Subspaces are compared by V Vᵀ.
+eigenspace V of M = Σ_u c_u c_uᵀ, and a user scores s_u = x_u W V Vᵀ W⁻¹ (+ a linear filter, x_u M) on the device. M
+comes from one Gram release. Where the catalogue is too large for that, V comes from products of M with a few columns a
+round, by subspace iteration or block Lanczos, and M is never formed. Subspaces are compared by V Vᵀ.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
 from fedrec.federated.methods.lanczos import next_block, project, ritz_vectors
 from fedrec.federated.queries import Count, Gram, Subspace
 from fedrec.federated.query import Query
-from fedrec.graph.kernels import add_sparse_product
 from fedrec.privacy import PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
@@ -40,8 +39,9 @@ class SpectralConfig(Config):
         iterations: rounds of "subspace" and "lanczos".
         block: directions in a round of "lanczos"; block · iterations is at least `factors`, better twice as many.
         weight: W; "none" is the identity, "degree" is D_I^{-1/2} as in the paper, counted by one more query.
-        linear: weight of the linear term. It needs the Gram matrix, which "subspace" and "lanczos" ask for in the last
-            round, without its zeros: not under a guarantee.
+        linear: weight of the linear filter beside the ideal one; where the paper weighs the ideal one by α, it is 1/α. It
+            needs the Gram matrix, which "subspace" and "lanczos" ask for in the last round, without its zeros: not
+            under a guarantee.
         count_clip: norm that the degree query is clipped to under a guarantee.
         count_share: share of a guarantee's budget, in the first round, that the degree query takes.
     """
@@ -58,7 +58,7 @@ class SpectralConfig(Config):
     space: ClassVar[Mapping[str, Space]] = {
         "factors": Integers(8, 256, log=True),
         "weight": Choice(("none", "degree")),
-        "linear": Uniform(0, 1),
+        "linear": Uniform(0, 10),
     }
 
     @model_validator(mode="after")
@@ -162,19 +162,21 @@ class Spectral:
         return None
 
     def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:
-        """x_u W (V Vᵀ + linear · M) W⁻¹, [n, n_items]."""
+        """x_u (W V Vᵀ W⁻¹ + linear · M), [n, n_items]."""
         weight, basis = state["weight"], state["basis"]
-        entries = weight[cohort.items]
-        projection = cohort.sum_by_user(entries.unsqueeze(1) * basis[cohort.items])
-        scores = projection @ basis.T
+        projection = cohort.sum_by_user(weight[cohort.items].unsqueeze(1) * basis[cohort.items])
+        scores = (projection @ basis.T).div_(weight)
         if self.config.linear and "gram" in state:
             history = torch.zeros_like(scores)
-            history[cohort.owner, cohort.items] = entries
+            history[cohort.owner, cohort.items] = 1.0
             scores += self.config.linear * (history @ state["gram"])
         elif self.config.linear and "gram.value" in state:
+            from fedrec.graph.kernels import add_sparse_product  # numba takes a while to import
+
             gram = state["gram.indptr"], state["gram.item"], state["gram.value"]
-            add_sparse_product((cohort.indptr, cohort.items, entries), gram, self.config.linear, scores)
-        return scores.div_(weight)
+            ones = torch.ones(len(cohort.items), dtype=scores.dtype, device=scores.device)
+            add_sparse_product((cohort.indptr, cohort.items, ones), gram, self.config.linear, scores)
+        return scores
 
 
 def _pack(gram: Tensor) -> dict[str, Tensor]:
