@@ -19,9 +19,9 @@ from fedrec.components import Config
 from fedrec.errors import ConfigError
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
-from fedrec.federated.methods.lanczos import next_block, project, ritz_vectors
 from fedrec.federated.queries import Count, Gram, Subspace
 from fedrec.federated.query import Query
+from fedrec.graph.lanczos import next_block, project, ritz_vectors
 from fedrec.privacy import PlannedRelease
 from fedrec.recommenders.recommender import Tensors
 from fedrec.recommenders.trainer import Stopping
@@ -39,8 +39,8 @@ class SpectralConfig(Config):
         iterations: rounds of "subspace" and "lanczos".
         block: directions in a round of "lanczos"; block · iterations is at least `factors`, better twice as many.
         weight: W; "none" is the identity, "degree" is D_I^{-1/2} as in the paper, counted by one more query.
-        linear: weight of the linear filter beside the ideal one; where the paper weighs the ideal one by α, it is 1/α. It
-            needs the Gram matrix, which "subspace" and "lanczos" ask for in the last round, without its zeros: not
+        linear: weight of the linear filter beside the ideal one; the paper weighs the ideal one instead, by 1/linear.
+            It needs the Gram matrix, which "subspace" and "lanczos" ask for in the last round, without its zeros: not
             under a guarantee.
         count_clip: norm that the degree query is clipped to under a guarantee.
         count_share: share of a guarantee's budget, in the first round, that the degree query takes.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrec.federated.methods.lanczos import next_block, project, ritz_vectors
+from fedrec.graph.lanczos import next_block, project, ritz_vectors
 
 
 def psd(size: int, rank: int) -> Tensor:
