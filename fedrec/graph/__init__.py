@@ -2,6 +2,7 @@
 
 from fedrec.graph.analysis import GraphSummary, component_sizes, describe, networkx_graph, top_share
 from fedrec.graph.bipartite import BipartiteGraph
+from fedrec.graph.filters import low_pass
 from fedrec.graph.propagation import propagate
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "GraphSummary",
     "component_sizes",
     "describe",
+    "low_pass",
     "networkx_graph",
     "propagate",
     "top_share",

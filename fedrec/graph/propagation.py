@@ -49,13 +49,18 @@ class _Propagation(torch.autograd.Function):
 def _mean_of_layers(graph: BipartiteGraph, embedding: Tensor, layers: int) -> Tensor:
     layer, total = embedding, embedding.clone()
     for _ in range(layers):
-        layer = _convolve(graph, layer)
+        layer = convolve(graph, layer)
         total += layer
     return total.div_(layers + 1)
 
 
-def _convolve(graph: BipartiteGraph, layer: Tensor) -> Tensor:
-    """ÂE: what `LGConv` computes, on the CPU by our own kernel."""
+def convolve(graph: BipartiteGraph, layer: Tensor) -> Tensor:
+    """ÂE: what `LGConv` computes, on the CPU by our own kernel.
+
+    Args:
+        graph: its weights in the dtype and on the device of `layer`.
+        layer: [n_users + n_items, width].
+    """
     adjacency = graph.adjacency
     if layer.device.type == "cpu":
         from fedrec.graph.kernels import times_rows  # numba takes a while to import

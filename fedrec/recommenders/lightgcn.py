@@ -14,7 +14,7 @@ from torch import Tensor
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
 from fedrec.errors import DataError, ModelError, RunError
-from fedrec.graph import BipartiteGraph, propagate
+from fedrec.graph import BipartiteGraph, low_pass, propagate
 from fedrec.recommenders import trainer
 from fedrec.recommenders.losses import bpr, sampled_softmax, shared_softmax, softmax
 from fedrec.recommenders.recommender import RECOMMENDERS, Disclosure, Tensors, Training, require_finite
@@ -33,6 +33,10 @@ class LightGCNConfig(Config):
         loss: "softmax" over the whole catalogue, for some ten thousand items at most; "sampled-softmax" over negatives;
             "shared-softmax" over negatives that all users of a step share, the fastest; "bpr", the paper's own. The
             softmaxes learn from cosine / temperature, BPR from the inner product.
+        initialisation: of the layer-0 rows: "normal", independent noise; or "low-pass", noise of which the graph's slow
+            part alone is left, each row scaled to the same length. That is a random projection of the eigenvectors of Â
+            whose eigenvalue is above `cutoff`: similar from the start are those whom a spectral filter finds similar.
+        cutoff: of "low-pass"; some hundred eigenvalues should lie above it.
         temperature: of the softmaxes.
         ranking: what the softmaxes rank by, "cosine" or "inner" product; BPR knows the inner product alone. Propagation
             gives popular items longer vectors: the inner product adds popularity to a cosine that was learnt against
@@ -51,6 +55,8 @@ class LightGCNConfig(Config):
     dim: int = Field(64, ge=1)
     layers: int = Field(3, ge=0)
     loss: Literal["softmax", "sampled-softmax", "shared-softmax", "bpr"] = "softmax"
+    initialisation: Literal["normal", "low-pass"] = "normal"
+    cutoff: float = Field(0.5, gt=-1, lt=1)
     temperature: float = Field(0.15, gt=0)
     ranking: Literal["cosine", "inner"] = "cosine"
     rate: float = Field(0.02, gt=0)
@@ -124,10 +130,7 @@ class LightGCNLearner:
         self.outside = Complement.of(self.indptr, self.items, train.n_items)
         self.popularity = torch.bincount(self.items, minlength=train.n_items)
         self.active = torch.nonzero(self.indptr.diff()).squeeze(1)  # users with nothing to learn from are passed over
-        rows = (train.n_users + train.n_items, config.dim)
-        initial = torch.randn(rows, generator=Streams(seed).generator("initialisation"))
-        # A deviation of 0.1 as in the authors' code.
-        self.embedding = torch.nn.Parameter(0.1 * initial.to(device))
+        self.embedding = torch.nn.Parameter(self._initial())
         self.optimizer = torch.optim.Adam([self.embedding], lr=config.rate, fused=True)
         # What Adam would do at its first step: the state has all its tensors from the beginning.
         self.optimizer.state[self.embedding] = {
@@ -136,6 +139,13 @@ class LightGCNLearner:
             "exp_avg_sq": torch.zeros_like(self.embedding),
         }
         self._ranked: tuple[Tensor, Tensor] | None = None  # the tables of the present state, once they were asked for
+
+    def _initial(self) -> Tensor:
+        rows = (self.graph.n_users + self.graph.n_items, self.config.dim)
+        noise = torch.randn(rows, generator=Streams(self.seed).generator("initialisation")).to(self.device)
+        if self.config.initialisation == "low-pass":
+            noise = F.normalize(low_pass(self.graph, noise, self.config.cutoff), dim=1) * math.sqrt(self.config.dim)
+        return 0.1 * noise  # a deviation of 0.1 as in the authors' code
 
     def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
         """One pass over all users; logs the mean loss of a training item."""

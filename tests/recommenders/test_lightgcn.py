@@ -126,6 +126,17 @@ def test_a_restored_learner_goes_on_with_the_same_bytes() -> None:
     assert first.state()["adam.step"].item() * 2 == second.state()["adam.step"].item()  # a copy, not a view
 
 
+def test_a_low_pass_start_ranks_before_it_learns() -> None:
+    config = settings(initialisation="low-pass", cutoff=0.3, dim=64, layers=3)
+    learner = LightGCNLearner(config, TRAIN, 0, CPU)
+    torch.testing.assert_close(
+        learner.embedding.norm(dim=1).detach(), torch.full((TRAIN.n_users + TRAIN.n_items,), 0.8)
+    )
+    everyone = torch.arange(TRAIN.n_users)
+    noise = LightGCNLearner(settings(dim=64, layers=3), TRAIN, 0, CPU)
+    assert auc(learner.score(everyone), TRAIN, HELD) > max(0.9, auc(noise.score(everyone), TRAIN, HELD))
+
+
 def test_the_rate_rises_and_falls_as_a_cosine() -> None:
     learner = LightGCNLearner(settings(schedule="cosine", rate=0.1, epochs=10, batch=1000), TRAIN, 0, CPU)
     rates = []
