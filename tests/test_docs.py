@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedrec.components import check_spaces
 from fedrec.experiment import read_config
 from fedrec.federated import QUERIES, Devices, LocalEngine
 from fedrec.streams import Streams
@@ -46,6 +47,12 @@ def test_the_example_method_passes_the_canary(
     module = ModuleType("my_methods")
     monkeypatch.setitem(sys.modules, "my_methods", module)
     execute(method, module.__dict__)
+    (space,) = (block for block in blocks("docs/extending.md", "python") if "fedrec.spaces" in block)
+    tuned: dict[str, Any] = {"__name__": "example"}
+    execute(space, tuned)
+    settings = tuned["ItemCosineConfig"]()
+    assert settings == settings.model_validate(module.ItemCosineConfig().model_dump())  # the same settings
+    check_spaces(settings, settings.space, "method")
     execute(canary.replace("check_no_leak(fit)", "check_no_leak(fit, users=40)"), {})
     assert "Canary(users=40" in capsys.readouterr().out
 
@@ -57,7 +64,7 @@ def test_the_example_recommender_keeps_the_contract(capsys: pytest.CaptureFixtur
 
 
 def test_the_example_query_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = blocks("docs/extending.md", "python")[2]
+    (code,) = (block for block in blocks("docs/extending.md", "python") if "class FirstItems" in block)
     monkeypatch.setattr("fedrec.federated.query.QUERIES", QUERIES.copy())
     names: dict[str, Any] = {"__name__": __name__}
     execute(code, names)
