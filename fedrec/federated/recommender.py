@@ -82,6 +82,10 @@ class FederatedRecommender:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
         """
         silos_of(self.population, train, seed=0)
+        self._check(train)
+
+    def _check(self, train: Interactions) -> None:
+        """All but the silos, which may take a while to find."""
         if self.privacy is not None:
             if self.population.kind == "silos":
                 raise PrivacyError(f"population.kind = 'silos': {SILOS}")
@@ -93,7 +97,7 @@ class FederatedRecommender:
 
     def fit(self, train: Interactions, training: Training) -> None:
         """Run the method's rounds over the users of `train`."""
-        self.check(train)
+        self._check(train)
         device, streams = training.torch_device, Streams(training.seed)
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
         validator = self._validator(training)

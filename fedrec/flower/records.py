@@ -23,6 +23,9 @@ R = TypeVar("R", ConfigRecord, ArrayRecord)
 
 _QUERY, _SETTINGS, _BROADCAST, _SUMS, _COUNTS = "query", "settings", "broadcast", "sums", "counts"
 
+_NUMBERS = ("answered", "clipped", "bytes_up", "bytes_down", "delayed", "late")
+"""What an answer counts."""
+
 
 def query_to_record(query: Query, round: int, phase: int) -> RecordDict:
     """The message that asks a query.
@@ -57,14 +60,9 @@ def query_from_record(record: RecordDict) -> tuple[Query, int, int]:
 
 def totals_to_record(totals: Totals) -> RecordDict:
     """A node's answer: the sums over its users, and how many there were."""
-    counts = {
-        "answered": totals.answered,
-        "clipped": totals.clipped,
-        "bytes_up": totals.bytes_up,
-        "bytes_down": totals.bytes_down,
-        "refused": json.dumps(dict(totals.refused)),
-    }
-    return RecordDict({_SUMS: _arrays(totals.sums), _COUNTS: ConfigRecord(counts)})
+    counts: dict[str, int | str] = {name: getattr(totals, name) for name in _NUMBERS}
+    counts["refused"] = json.dumps(dict(totals.refused))
+    return RecordDict({_SUMS: _arrays(totals.sums), _COUNTS: ConfigRecord(dict(counts))})
 
 
 def totals_from_record(record: RecordDict, query: Query) -> Totals:
@@ -83,7 +81,7 @@ def totals_from_record(record: RecordDict, query: Query) -> Totals:
             raise DataError(f"a node answered table '{name}' with values that are not finite")
     counts = dict(_part(record, _COUNTS, ConfigRecord))
     refused = json.loads(str(counts.pop("refused", "{}")))
-    if set(counts) != {"answered", "clipped", "bytes_up", "bytes_down"} or not all(map(_natural, counts.values())):
+    if set(counts) != set(_NUMBERS) or not all(map(_natural, counts.values())):
         raise DataError(f"a node answered counts {counts}; they must be natural numbers")
     return Totals(sums, refused=refused, **cast(dict[str, int], counts))  # type: ignore[arg-type]
 

@@ -9,7 +9,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedrec.errors import DataError
 from fedrec.federated import Totals
-from fedrec.federated.queries import Count, LocalTraining
+from fedrec.federated.methods import EgoLightGCN, EgoLightGCNConfig
+from fedrec.federated.queries import Count, Evaluate, LocalTraining
 from fedrec.flower import query_from_record, query_to_record, totals_from_record, totals_to_record
 
 
@@ -27,11 +28,24 @@ def test_a_query_comes_back_as_it_went() -> None:
     assert query.items.dtype == torch.float64
 
 
+def test_an_evaluation_names_its_method_and_brings_its_model() -> None:
+    method, model = EgoLightGCN(EgoLightGCNConfig(dim=3)), {"items": training().items}
+    asked = Evaluate(method, model, "valid", ("ndcg@5", "mrr@2"), 7, {"gender": 2})
+    query, _, _ = query_from_record(query_to_record(asked, round=4, phase=1))
+    assert isinstance(query, Evaluate)
+    assert query.method.config == method.config
+    assert query.settings == asked.settings
+    assert torch.equal(query.state["items"], training().items)
+
+
 def test_totals_come_back_as_they_went() -> None:
-    totals = Totals({"count": torch.arange(5.0, dtype=torch.float64).view(5, 1)}, 7, 2, {"an unknown row": 1}, 100, 9)
+    totals = Totals(
+        {"count": torch.arange(5.0, dtype=torch.float64).view(5, 1)}, 7, 2, {"an unknown row": 1}, 100, 9, 3, 4
+    )
     again = totals_from_record(totals_to_record(totals), Count(5))
     assert torch.equal(again.sums["count"], totals.sums["count"])
     assert (again.answered, again.clipped, again.bytes_up, again.bytes_down) == (7, 2, 100, 9)
+    assert (again.delayed, again.late) == (3, 4)
     assert again.refused == {"an unknown row": 1}
 
 
