@@ -131,17 +131,24 @@ def _nothing(cohort: Cohort, items: Tensor) -> Rows:
 
 def _overlaid(start: Tensor, pairs: Tensor, kept: Rows, n_items: int) -> Tensor:
     """The rows of some (user, item) pairs, those that are kept in place of the common ones."""
-    stored = kept.owner * n_items + kept.index
-    if not len(stored):
-        return start
-    place = torch.searchsorted(stored, pairs).clamp(max=len(stored) - 1)
-    found = stored[place] == pairs
-    return torch.where(found.unsqueeze(1), kept.value[place], start)
+    place, found = _find(pairs, kept, n_items)
+    return torch.where(found.unsqueeze(1), kept.value[place], start) if len(kept.owner) else start
 
 
 def _merged(kept: Rows, new: Rows, n_items: int) -> Rows:
     """All rows of both, the new ones in place of those that were kept."""
-    stored, pairs = kept.owner * n_items + kept.index, new.owner * n_items + new.index
-    old = ~torch.isin(stored, pairs)
-    every, order = torch.cat([stored[old], pairs]).sort()
-    return Rows(every // n_items, every % n_items, torch.cat([kept.value[old], new.value])[order])
+    pairs = new.owner * n_items + new.index
+    place, found = _find(pairs, kept, n_items)
+    value = kept.value.index_copy(0, place[found], new.value[found])
+    if bool(found.all()):
+        return Rows(kept.owner, kept.index, value)
+    every, order = torch.cat([kept.owner * n_items + kept.index, pairs[~found]]).sort()
+    return Rows(every // n_items, every % n_items, torch.cat([value, new.value[~found]])[order])
+
+
+def _find(pairs: Tensor, kept: Rows, n_items: int) -> tuple[Tensor, Tensor]:
+    """Where (user, item) pairs are among the rows that are kept, and whether they are: both [P]."""
+    stored = kept.owner * n_items + kept.index
+    place = torch.searchsorted(stored, pairs).clamp(max=max(0, len(stored) - 1))
+    found = stored[place] == pairs if len(stored) else torch.zeros_like(pairs, dtype=torch.bool)
+    return place, found
