@@ -16,6 +16,7 @@ from fedrec.components import check_spaces
 from fedrec.experiment import read_config
 from fedrec.federated import QUERIES, Devices, LocalEngine
 from fedrec.streams import Streams
+from fedrec.testing import CHECKS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,11 +40,12 @@ def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"NDCG@10 0\.\d{4}, coverage 0\.\d{3}\n", capsys.readouterr().out)
 
 
-def test_the_example_method_passes_the_canary(
+def test_the_example_method_keeps_the_contract(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    method, canary, *_ = blocks("docs/extending.md", "python")
-    assert len(method.splitlines()) < 60
+    method, *others = blocks("docs/extending.md", "python")
+    (check,) = (block for block in others if "check_method" in block)
+    assert len(method.splitlines()) + len(check.splitlines()) < 60
     module = ModuleType("my_methods")
     monkeypatch.setitem(sys.modules, "my_methods", module)
     execute(method, module.__dict__)
@@ -53,8 +55,9 @@ def test_the_example_method_passes_the_canary(
     settings = tuned["ItemCosineConfig"]()
     assert settings == settings.model_validate(module.ItemCosineConfig().model_dump())  # the same settings
     check_spaces(settings, settings.space, "method")
-    execute(canary.replace("check_no_leak(fit)", "check_no_leak(fit, users=40)"), {})
-    assert "Canary(users=40" in capsys.readouterr().out
+    execute(check, {})
+    report = capsys.readouterr().out
+    assert [line.split() for line in report.splitlines()] == [["ok", name] for name in CHECKS]
 
 
 def test_the_example_recommender_keeps_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
