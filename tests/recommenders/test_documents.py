@@ -49,3 +49,9 @@ def test_somebody_new_is_served_as_shown() -> None:
     exec(compile(code, "example.py", "exec", dont_inherit=True), names)
     assert names["scores"].shape == (1, train.n_items)
     assert torch.isfinite(names["scores"]).all()
+
+
+def test_the_baselines_experiment_has_every_recommender() -> None:
+    arms = {arm.method.kind for arm in read_config(ROOT / "experiments" / "baselines-ml100k.toml").arms}
+    others = {"full-batch-lightgcn"}  # LightGCN again, for `exact-lightgcn` to be held against
+    assert {*RECOMMENDERS, "popularity", "ease", "spectral", "ials"} - others == arms

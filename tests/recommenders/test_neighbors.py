@@ -9,6 +9,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from implicit.nearest_neighbours import CosineRecommender
 
 from fedrec.recommenders import (
     Histories,
@@ -20,6 +21,7 @@ from fedrec.recommenders import (
 )
 from fedrec.recommenders.neighbors import nearest, similarity
 from tests.graph.small import graphs, interactions
+from tests.recommenders.planted import blocks
 
 # Users 0..3; item 0 has users 0, 1, 2; item 1 has 0, 1; item 2 has 2, 3; item 3 has nobody.
 TRAIN = interactions([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 2), (3, 2)], n_users=4, n_items=4)
@@ -103,3 +105,17 @@ def test_blocks_of_items_find_the_same_neighbors(monkeypatch: pytest.MonkeyPatch
 def test_who_has_nothing_gets_what_is_popular() -> None:
     stranger = Histories(torch.tensor([0, 0]), torch.zeros(0, dtype=torch.int64), 4)
     assert items_of().score_histories(stranger).tolist() == [[3, 2, 2, 0]]
+
+
+# The library turns what it was given into another format, and warns of that format.
+@pytest.mark.filterwarnings("ignore:Method expects CSR input")
+def test_implicit_finds_the_same_cosines() -> None:
+    train, _ = blocks()
+    model = ItemNeighbors(ItemNeighborsConfig(neighbors=24, activity_power=0.0))
+    model.fit(train, Training(device="cpu"))
+    library = CosineRecommender(K=24, num_threads=1)
+    library.fit(Histories.of(train).matrix, show_progress=False)
+    theirs = library.similarity.toarray()
+    np.fill_diagonal(theirs, 0.0)
+    parts = (model.tensors()[name].numpy() for name in ("similarity", "items", "indptr"))
+    np.testing.assert_allclose(sp.csr_matrix(tuple(parts), shape=(24, 24)).toarray(), theirs)
