@@ -27,12 +27,10 @@ class Features:
     Attributes:
         matrix: [n, features] float64 of 0 and 1; a missing value has none.
         names: "column=value" of each feature.
-        columns: [features] position of the column that each feature is of.
     """
 
     matrix: sp.csr_matrix
     names: tuple[str, ...]
-    columns: tuple[int, ...]
 
     @property
     def width(self) -> int:
@@ -56,7 +54,6 @@ def encode(table: pd.DataFrame, columns: Columns, n: int, place: str) -> Feature
         ConfigError: if there is no such column.
     """
     names: list[str] = []
-    owners: list[int] = []
     blocks: list[sp.csr_matrix] = []
     for name in list(table.columns) if columns == "auto" else columns:
         if name not in table.columns:
@@ -67,10 +64,9 @@ def encode(table: pd.DataFrame, columns: Columns, n: int, place: str) -> Feature
             continue
         ones = np.ones(len(row))
         blocks.append(sp.csr_matrix((ones, (row, code)), shape=(n, len(distinct))))
-        owners += [len(blocks) - 1] * len(distinct)
         names += [f"{name}={entry}" for entry in distinct]
     matrix = sp.hstack(blocks, format="csr") if blocks else sp.csr_matrix((n, 0))
-    return Features(matrix, tuple(names), tuple(owners))
+    return Features(matrix, tuple(names))
 
 
 def texts(table: pd.DataFrame, columns: Sequence[str]) -> list[str]:

@@ -60,7 +60,7 @@ class NeuMF:
         model = NeuMFModel(
             train.n_users, train.n_items, self.config, Streams(training.seed).generator("initialisation")
         )
-        learner = PairLearner(model, self.config, self.config, train, training.seed, training.torch_device)
+        learner = PairLearner(model, self.config, train, training.seed, training.torch_device)
         trainer.train(learner, training, steps=self.config.epochs, stopping=self.config.stopping)
         for name, tensor in learner.parameters().items():
             require_finite(tensor, f"NeuMF {name}")

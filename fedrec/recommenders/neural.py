@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -47,22 +47,9 @@ class PairTraining(Config):
     stopping: Stopping = Stopping(every=2, patience=5)
 
 
-class PairModel(Protocol):
-    """A `torch.nn.Module` that scores items for users."""
-
-    def __call__(self, users: Tensor, items: Tensor, hide: torch.Generator | None = None) -> Tensor:
-        """Scores: [m] int64 users and [m, c] int64 items, c for each user -> [m, c].
-
-        `hide` is given in training, to a model that learns with some ids hidden.
-        """
-
-    def named_parameters(self) -> object:
-        """As of a module."""
-
-
-def embedding(rows: int, width: int, generator: torch.Generator, scale: float = 0.1) -> nn.Parameter:
-    """A table of normal numbers with a deviation of `scale`."""
-    return nn.Parameter(scale * torch.randn(rows, width, generator=generator))
+def embedding(rows: int, width: int, generator: torch.Generator) -> nn.Parameter:
+    """A table of normal numbers with a deviation of 0.1, as LightGCN's."""
+    return nn.Parameter(0.1 * torch.randn(rows, width, generator=generator))
 
 
 def linear(outputs: int, inputs: int, generator: torch.Generator) -> nn.Parameter:
@@ -74,27 +61,22 @@ def linear(outputs: int, inputs: int, generator: torch.Generator) -> nn.Paramete
 class PairLearner:
     """A model of pairs while it learns: a step is an epoch, a pure function of the state and the epoch's number.
 
-    All randomness is drawn on the CPU, so that every device sees the same batches and negatives.
+    The model is a module that is called with [m] int64 users, [m, c] int64 items, c for each user, and in training with
+    a generator, for whatever it draws; it gives [m, c] scores. All randomness is drawn on the CPU, so that every device
+    sees the same batches and negatives.
     """
 
     def __init__(
         self,
         model: nn.Module,
         config: PairTraining,
-        settings: Config,
         train: Interactions,
         seed: int,
         device: torch.device,
     ) -> None:
         if not len(train):
             raise DataError("the training part holds no interaction; check the cleaning and the split")
-        self.model, self.config, self.settings, self.seed, self.device = (
-            model.to(device),
-            config,
-            settings,
-            seed,
-            device,
-        )
+        self.model, self.config, self.seed, self.device = model.to(device), config, seed, device
         indptr, self.items = train.csr
         self.users = torch.repeat_interleave(indptr.diff())
         self.outside = Complement.of(indptr, self.items, train.n_items)
@@ -158,7 +140,7 @@ class PairLearner:
 
     def facts(self) -> Mapping[str, object]:
         """What the state was learned with."""
-        return {"seed": self.seed, "settings": self.settings.model_dump(mode="json")}
+        return {"seed": self.seed, "settings": self.config.model_dump(mode="json")}
 
     def restore_facts(self, facts: Mapping[str, object]) -> None:
         """Refuse to continue what was begun with another seed or other settings."""

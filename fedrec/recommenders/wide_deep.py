@@ -70,7 +70,7 @@ class WideDeep:
         known = torch.from_numpy(train.user_degrees > 0), torch.from_numpy(train.item_degrees > 0)
         generator = Streams(training.seed).generator("initialisation")
         model = WideDeepModel(user, item, known, self.config, generator)
-        learner = PairLearner(model, self.config, self.config, train, training.seed, training.torch_device)
+        learner = PairLearner(model, self.config, train, training.seed, training.torch_device)
         trainer.train(learner, training, steps=self.config.epochs, stopping=self.config.stopping)
         for name, tensor in learner.parameters().items():
             require_finite(tensor, f"WideDeep {name}")

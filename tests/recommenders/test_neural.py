@@ -103,7 +103,7 @@ def test_a_new_user_is_served_by_attributes() -> None:
 def test_first_epoch_is_adam_on_the_loss(decay: float) -> None:
     config = NeuMFConfig(dim=2, layers=(3,), batch=10_000, negatives=2, weight_decay=decay)
     model = NeuMFModel(TRAIN.n_users, TRAIN.n_items, config, seeded())
-    learner = PairLearner(model, config, config, TRAIN, seed=4, device=CPU)
+    learner = PairLearner(model, config, TRAIN, seed=4, device=CPU)
     before = {name: tensor.clone() for name, tensor in learner.parameters().items()}
     draw = Streams(4, 1)
     order = torch.randperm(len(learner.items), generator=draw.generator("batches"))
