@@ -32,7 +32,8 @@ def check_recommender(
         recommender: its class, which is built with `config` or its defaults; or a function that makes one. It is fitted
             some fifty times, on 60 users and 40 items at most, so take small settings: a second or two is usual.
         config: settings for a class.
-        skip: names of checks that do not apply, such as "beats_chance" for a model that is there to be beaten.
+        skip: names of checks that do not apply: "beats_chance" to a model that is there to be beaten,
+            "validates_the_model_itself" to one whose parts are validated each for itself.
         on_fail: "raise", or "report" to get a report with failures in it.
 
     Returns:
