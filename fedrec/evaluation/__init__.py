@@ -15,6 +15,9 @@ from fedrec.evaluation.statistics import (
     compare,
     gap_by_chance,
     holm,
+    rank_biserial,
+    seed_deviation,
+    standardised_difference,
     wilcoxon,
 )
 from fedrec.evaluation.topk import Scorer, TopK, top_k
@@ -46,6 +49,9 @@ __all__ = [
     "holm",
     "make_validator",
     "metric_of",
+    "rank_biserial",
+    "seed_deviation",
+    "standardised_difference",
     "tie_hash",
     "top_k",
     "user_groups",

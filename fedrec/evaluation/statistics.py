@@ -3,12 +3,16 @@
 What is resampled is always *users*, never interactions and never seeds. With several seeds every user's values are
 averaged over the seeds first, because the values of one user under three seeds are three looks at the same person:
 seeds × users rows, taken as independent, would make intervals narrower by up to √seeds without a single user more. The
-interval thus speaks of the population of users, for the seeds that were run; the scatter between seeds is shown
-beside it as the value of each seed.
+interval thus speaks of the population of users, for the seeds that were run.
+
+What another set of seeds would add is `seed_deviation` s: a mean over n seeds deviates by s/√n, which adds to the
+interval in squares. Noise of a seed that hits users one by one is in the interval already, since it makes their means
+scatter; a seed that is better or worse for all users together is not. s holds both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +23,7 @@ from torch import Tensor
 from fedrec.errors import DataError
 
 _DRAWS_PER_CHUNK = 1 << 22  # draws held at a time: 32 MB of int64
+_LARGEST_EFFECT = 1e6  # in place of infinity, which JSON cannot say
 _DECIMALS = 12  # what is equal on paper differs by some 1e-16 in another order of summation, and must count as equal
 
 
@@ -39,11 +44,17 @@ class Comparison:
         difference: mean of a − b with its bootstrap interval.
         p_bootstrap: two-sided p-value of the paired bootstrap test.
         p_wilcoxon: two-sided p-value of Wilcoxon's signed-rank test.
+        d_z: `standardised_difference`, the effect size that goes with the bootstrap test.
+        rank_biserial: `rank_biserial`, the one that goes with Wilcoxon's.
+        seed_deviation: `seed_deviation` of the difference; None unless both arms have equally many seeds, several.
     """
 
     difference: Interval
     p_bootstrap: float
     p_wilcoxon: float
+    d_z: float
+    rank_biserial: float
+    seed_deviation: float | None
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,56 @@ def compare(
     means = bootstrap_means(d.unsqueeze(0), generator, samples)
     low, high = _percentiles(means, level)
     as_far = int(((means - mean).abs() >= mean.abs()).sum())
-    return Comparison(Interval(float(mean), float(low), float(high)), (1 + as_far) / (samples + 1), wilcoxon(d))
+    paired = a.dim() == b.dim() == 2 and len(a) == len(b)
+    return Comparison(
+        Interval(float(mean), float(low), float(high)),
+        (1 + as_far) / (samples + 1),
+        wilcoxon(d),
+        standardised_difference(d),
+        rank_biserial(d),
+        seed_deviation(a.double() - b.double()) if paired else None,
+    )
+
+
+def seed_deviation(values: Tensor) -> float | None:
+    """Standard deviation from seed to seed of the mean over users: √(Σ_s (m_s − m)² / (n − 1)); None for one seed.
+
+    Args:
+        values: [seeds, users]; of a difference between arms, seeds are paired by their position.
+    """
+    means = values.double().mean(dim=1)
+    return float(means.std()) if len(means) > 1 else None
+
+
+def standardised_difference(differences: Tensor) -> float:
+    """Mean difference in units of its deviation over users: mean d / √(Σ (d − mean d)² / (n − 1)); 0 for none.
+
+    Cohen's d_z of paired values (Lakens 2013): .2 is called small, .5 medium, .8 large. If every user differs by the
+    same amount the deviation is 0 and the effect without bound; it is then cut at ±10⁶.
+
+    Args:
+        differences: [users] one difference a user.
+    """
+    mean = float(differences.double().mean())
+    deviation = float(differences.double().std()) if len(differences) > 1 else 0.0
+    if mean == 0.0 or abs(mean) < _LARGEST_EFFECT * deviation:
+        return mean / deviation if mean else 0.0
+    return math.copysign(_LARGEST_EFFECT, mean)
+
+
+def rank_biserial(differences: Tensor) -> float:
+    """Matched-pairs rank-biserial correlation, (W⁺ − W⁻) / (W⁺ + W⁻), on the ranks of |d| without zeros (Kerby 2014).
+
+    1 if every user who differs gains, −1 if every one loses, 0 if no user differs or gains and losses weigh the same.
+
+    Args:
+        differences: [users] one difference a user.
+    """
+    nonzero = differences[differences != 0].double()
+    if not len(nonzero):
+        return 0.0
+    ranks = torch.from_numpy(scipy.stats.rankdata(nonzero.abs().numpy()))
+    return float((ranks * nonzero.sign()).sum() / ranks.sum())
 
 
 def wilcoxon(differences: Tensor) -> float:

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from fedrec.errors import RunError
-from fedrec.evaluation import MIN_GROUP, bootstrap_interval, bootstrap_intervals, compare, gap_by_chance, holm
+from fedrec.evaluation import (
+    MIN_GROUP,
+    bootstrap_interval,
+    bootstrap_intervals,
+    compare,
+    gap_by_chance,
+    holm,
+    seed_deviation,
+)
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.store import Result, RunDirectory, write_atomically, write_json
 from fedrec.streams import Streams
@@ -101,6 +109,7 @@ def _summary_of(results: ArmResults, config: ExperimentConfig) -> dict[str, Any]
         metrics[name] = {
             "mean": sum(per_seed) / len(per_seed),
             "ci95": [interval.low, interval.high] if interval else None,
+            "seed_deviation": seed_deviation(torch.tensor(per_seed, dtype=torch.float64).unsqueeze(1)),
             "per_seed": per_seed,
         }
     return {
@@ -181,6 +190,9 @@ def _tests(results: Mapping[str, ArmResults], config: ExperimentConfig) -> list[
             "difference": one.difference.mean,
             "ci95": [one.difference.low, one.difference.high],
             "users": values[a].shape[-1],
+            "seed_deviation": one.seed_deviation,
+            "d_z": one.d_z,
+            "rank_biserial": one.rank_biserial,
             "p_bootstrap": one.p_bootstrap,
             "p_bootstrap_holm": holm_bootstrap[position],
             "p_wilcoxon": one.p_wilcoxon,

@@ -20,6 +20,7 @@ class Verdict:
         low, high: its 95% interval.
         p_bootstrap, p_wilcoxon: p-values of the two tests, after Holm's correction.
         better, worse: the arms, if the bootstrap test tells them apart; None if it does not.
+        d_z, rank_biserial: effect sizes; None if an earlier version wrote the run.
         disputed: whether only one of the two tests tells them apart.
     """
 
@@ -32,6 +33,8 @@ class Verdict:
     p_wilcoxon: float
     better: str | None
     worse: str | None
+    d_z: float | None
+    rank_biserial: float | None
     disputed: bool
 
 
@@ -92,5 +95,7 @@ def _verdict(test: dict[str, Any]) -> Verdict:
         p_wilcoxon=test["p_wilcoxon_holm"],
         better=better if apart else None,
         worse=worse if apart else None,
+        d_z=test.get("d_z"),
+        rank_biserial=test.get("rank_biserial"),
         disputed=apart != (test["p_wilcoxon_holm"] < SIGNIFICANT),
     )

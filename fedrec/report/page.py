@@ -63,6 +63,7 @@ def render(results: Results) -> str:
         pictures=drawn,
         guarantees={arm: guarantee for arm in results.arms if (guarantee := results.arm(arm)["guarantee"])},
         metrics=_metrics(summary),
+        seed_deviations={arm: s for arm in results.arms if (s := results.seed_deviation(arm)) is not None},
         tuning={arm: tuning for arm in results.arms if (tuning := results.arm(arm).get("tuning"))},
     )
 
@@ -81,6 +82,7 @@ def _environment() -> jinja2.Environment:
             wording.title,
             wording.number,
             wording.signed,
+            wording.effect,
             wording.interval,
             wording.p_value,
             wording.p_equals,

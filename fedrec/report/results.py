@@ -84,6 +84,11 @@ class Results:
         table = pd.DataFrame(rows, columns=["arm", "metric", "mean", "low", "high"])
         return table.astype({"mean": float, "low": float, "high": float})
 
+    def seed_deviation(self, arm: str) -> float | None:
+        """How far the headline metric deviates from seed to seed; None for one seed, or in an earlier version's run."""
+        found: float | None = self.arm(arm)["metrics"][self.headline].get("seed_deviation")
+        return found
+
     def user_groups(self, arm: str) -> dict[str, Any]:
         """What `summary.json` says of groups of users, by attribute; none if an earlier version wrote it."""
         found: dict[str, Any] = self.arm(arm).get("groups", {})

@@ -69,6 +69,11 @@ def signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
 
 
+def effect(value: float) -> str:
+    """An effect size, with its sign."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
 def interval(low: float, high: float) -> str:
     """An interval."""
     return f"[{number(low)}, {number(high)}]".replace("-", "−")

@@ -17,6 +17,9 @@ from fedrec.evaluation.statistics import (
     gap_by_chance,
     holm,
     over_seeds,
+    rank_biserial,
+    seed_deviation,
+    standardised_difference,
     wilcoxon,
 )
 from fedrec.streams import Streams
@@ -134,17 +137,90 @@ def test_the_order_of_seeds_makes_no_difference_to_rank() -> None:
 def test_compare_averages_over_seeds_first() -> None:
     a, b = normal(3, 40), normal(40, seed=1)
     assert compare(a, b, generator(), samples=99) == compare(a.mean(0), b, generator(), samples=99)
+    assert compare(a, b, generator(), samples=99).seed_deviation is None
 
 
 def test_tests_hold_their_level() -> None:
-    """600 comparisons of arms that do not differ, at 10%: rejections are binomial.
+    """600 comparisons of arms of two seeds that do not differ, at 5% and at 10%: rejections are binomial.
 
-    Outside [.045, .17] is a false alarm below 1e-6 for an exact test; the bootstrap of 40 users rejects about 11%.
+    Outside [.015, .105] and [.045, .17] is a false alarm below 1e-6 for an exact test; the bootstrap of 40 users
+    rejects about 6% and 11%.
     """
-    draws = normal(600, 40, seed=5)
-    found = [compare(row, torch.zeros(40), generator(), samples=199) for row in draws]
-    assert 0.045 < sum(one.p_bootstrap <= 0.1 for one in found) / 600 < 0.17
-    assert 0.045 < sum(one.p_wilcoxon <= 0.1 for one in found) / 600 < 0.17
+    a, b = normal(600, 2, 40, seed=5), normal(600, 2, 40, seed=6)
+    found = [compare(*arms, generator(), samples=199) for arms in zip(a, b, strict=True)]
+    for p in ([one.p_bootstrap for one in found], [one.p_wilcoxon for one in found]):
+        assert 0.015 < sum(value <= 0.05 for value in p) / 600 < 0.105
+        assert 0.045 < sum(value <= 0.1 for value in p) / 600 < 0.17
+
+
+def gains(*shape: int, seed: int) -> torch.Tensor:
+    """Values like those of NDCG: most users have none, the others between .2 and 1. Their mean is .3 · .6 = .18."""
+    uniform = torch.rand(*shape, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (uniform[..., 0] < 0.3) * (0.2 + 0.8 * uniform[..., 1])
+
+
+def test_intervals_of_95_percent_cover_95_percent() -> None:
+    """1,000 data sets of 200 users and 3 seeds, most of a user's value being the user's own.
+
+    The percentile bootstrap covers about 94.5%; binomial standard error .007, so that outside [.91, .98] is a false
+    alarm at 1e-6. Seeds that pass for users would give intervals too narrow by up to √3, which cover about 74%.
+    """
+    users, noise = gains(1000, 1, 200, seed=1), 0.1 * normal(1000, 3, 200, seed=2)
+    values = users + noise
+    proper = bootstrap_intervals({str(n): data for n, data in enumerate(values)}, generator(), samples=400)
+    pooled = bootstrap_intervals({str(n): data.flatten() for n, data in enumerate(values)}, generator(), samples=400)
+    covered, too_few = (
+        sum(interval.low <= 0.18 <= interval.high for interval in found.values()) / 1000 for found in (proper, pooled)
+    )
+    assert 0.91 < covered < 0.98
+    assert too_few < 0.85
+
+
+def test_seed_deviation_by_hand() -> None:
+    assert seed_deviation(torch.tensor([[1.0, 3.0], [2.0, 4.0], [3.0, 5.0]])) == 1.0
+    assert seed_deviation(torch.tensor([[1.0, 3.0]])) is None
+
+
+def test_the_deviation_of_a_difference_pairs_seeds() -> None:
+    """Both arms gain from the same seeds: what deviates is the arms, not their difference."""
+    a = normal(3, 30) + torch.tensor([[0.0], [5.0], [10.0]])
+    paired = compare(a, a - 1.0, generator(), samples=99)
+    assert paired.seed_deviation == pytest.approx(0.0, abs=1e-12)
+    turned = compare(a, a.flip(0), generator(), samples=99)
+    assert turned.seed_deviation == pytest.approx(seed_deviation(a - a.flip(0)))
+    assert compare(a, a[:2], generator(), samples=99).seed_deviation is None
+
+
+def test_effect_sizes_by_hand() -> None:
+    d = torch.tensor([1.0, 2.0, 3.0, -2.0, 0.0])
+    assert standardised_difference(d) == pytest.approx(0.8 / (14.8 / 4) ** 0.5)
+    # Ranks of 1, 2, 3, 2 are 1, 2.5, 4, 2.5: (7.5 − 2.5) / 10.
+    assert rank_biserial(d) == 0.5
+    assert standardised_difference(torch.zeros(3)) == rank_biserial(torch.zeros(3)) == 0.0
+    assert standardised_difference(torch.full((3,), -0.5)) == -1e6
+    assert rank_biserial(torch.full((3,), -0.5)) == -1.0
+
+
+@given(st.lists(st.integers(-20, 20), min_size=2, max_size=30))
+def test_effect_sizes_turn_with_the_arms(numbers: list[int]) -> None:
+    d = torch.tensor(numbers, dtype=torch.float64)
+    for effect in (standardised_difference, rank_biserial):
+        assert effect(-d) == pytest.approx(-effect(d))
+        assert effect(3 * d) == pytest.approx(effect(d))
+    assert -1 <= rank_biserial(d) <= 1
+    nonzero = d[d != 0]
+    if len(nonzero):
+        smaller = float(scipy.stats.wilcoxon(nonzero.numpy(), method="approx").statistic)  # min(W⁺, W⁻)
+        total = len(nonzero) * (len(nonzero) + 1) / 2
+        assert abs(rank_biserial(d)) == pytest.approx(1 - 2 * smaller / total)
+
+
+def test_compare_has_both_effects_of_the_difference() -> None:
+    a, b = normal(3, 50) + 0.4, normal(3, 50, seed=1)
+    found, d = compare(a, b, generator(), samples=99), a.mean(0) - b.mean(0)
+    assert found.d_z == pytest.approx(standardised_difference(d))
+    assert found.rank_biserial == pytest.approx(rank_biserial(d))
+    assert found.d_z > 0
 
 
 def test_arms_of_different_users_raise() -> None:

@@ -50,7 +50,12 @@ def test_an_arm_is_the_mean_of_its_seeds(config: ExperimentConfig) -> None:
     found = summary["arms"]["arm"]
     assert found["seconds"] == 3.0
     assert found["communication"] == {"rounds": 15.0, "mb_up_per_user": 1.0, "mb_down_per_user": 2.0}
-    assert found["metrics"]["coverage@5"] == {"mean": 0.25, "ci95": None, "per_seed": [0.25, 0.25]}
+    assert found["metrics"]["coverage@5"] == {
+        "mean": 0.25,
+        "ci95": None,
+        "seed_deviation": 0.0,
+        "per_seed": [0.25, 0.25],
+    }
     ndcg = found["metrics"]["ndcg@5"]
     assert (ndcg["mean"], ndcg["per_seed"]) == (0.5, [0.5, 0.5])
     low, high = ndcg["ci95"]
