@@ -184,7 +184,10 @@ def _first_line(documented: object) -> str:
 def _metrics() -> list[tuple[str, str]]:
     from fedrec.evaluation import METRICS
 
-    return [(name, f"{metric.orientation} {metric.formula}") for name, metric in METRICS.items()]
+    return [
+        (name, f"{metric.orientation}  {metric.formula}; {metric.range}; {metric.source}")
+        for name, metric in METRICS.items()
+    ]
 
 
 def _datasets() -> list[tuple[str, str]]:

@@ -270,7 +270,8 @@ def _fit_and_test(
         told=tell,
         steps=chosen.steps if chosen else None,
     )
-    found = evaluate(fit.recommender.score, tested, config.evaluation, seed)
+    rates = bool(getattr(fit.recommender, "rates", False))
+    found = evaluate(fit.recommender.score, tested, config.evaluation, seed, rates=rates)
     metrics = [("test", row.metric, row.group, row.value) for row in found.rows]
     value = chosen.value if chosen else fit.value
     if value is not None:

@@ -88,7 +88,8 @@ class Training:
 class Recommender(Protocol):
     """A model that ranks items for users.
 
-    `config_class` is the pydantic model of its settings; the constructor takes one of them.
+    `config_class` is the pydantic model of its settings; the constructor takes one of them. A class whose scores are
+    predicted ratings says so with `rates = True`: their errors are then measured too.
     """
 
     config_class: ClassVar[type[Config]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fedrec.errors import ConfigError
@@ -51,3 +53,27 @@ def test_a_row_leads_to_its_metric(row: str, name: str) -> None:
 def test_an_unknown_row_names_the_nearest(row: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
         metric_of(row)
+
+
+def test_the_document_has_every_metric_under_its_heading_and_no_other() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    headings = {
+        "user": "One value a user",
+        "list": "One value for all lists",
+        "group": "Between users",
+        "provider": "Between providers of items",
+    }
+    for level, heading in headings.items():
+        section = document.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        found = [line for line in section.splitlines() if line.startswith("| `")]
+        expected = [
+            "| "
+            + " | ".join(
+                cell.replace("|", "\\|")
+                for cell in (f"`{metric.name}`", metric.orientation, metric.formula, metric.range, metric.source)
+            )
+            + " |"
+            for metric in METRICS.values()
+            if metric.level == level
+        ]
+        assert found == expected

@@ -42,6 +42,12 @@ class Constant:
         return {"value": torch.tensor(self.config.value)}
 
 
+class ConstantRating(Constant):
+    """Predicts the same rating of everything."""
+
+    rates = True
+
+
 class Diverged(Constant):
     """Has nothing but NaN to say."""
 

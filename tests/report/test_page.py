@@ -107,10 +107,26 @@ def test_the_paired_tests_are_read_out(page: Page) -> None:
         "−0.0248 [−0.0308, −0.0188]",
         "< 0.001",
         "< 0.001",
+        "−0.25",
+        "−0.50",
         "central ranks better than popularity.",
     ]
-    assert rows["central − federated"] == ["+0.0037 [−0.0023, 0.0097]", "0.22", "0.31", "No difference shown."]
+    assert rows["central − federated"] == [
+        "+0.0037 [−0.0023, 0.0097]",
+        *("0.22", "0.31", "+0.04", "+0.50"),
+        "No difference shown.",
+    ]
     assert "The two tests disagree" in rows["popularity − federated-dp"][-1]
+
+
+def test_the_deviation_from_seed_to_seed_is_said_and_an_earlier_run_has_none(run: Path) -> None:
+    said = f"deviates by {MEANS['ndcg@10'][0] / 50:.4f} (popularity), {MEANS['ndcg@10'][1] / 50:.4f} (central)"
+    assert said in write_report(run).read_text()
+    path = run / "summary.json"
+    path.write_text(re.sub(r',\s*"(d_z|rank_biserial|seed_deviation)": [-0-9.e]+', "", path.read_text()))
+    earlier = write_report(run).read_text()
+    assert "deviates by" not in earlier
+    assert "Effect" not in earlier
 
 
 def test_gaps_stand_beside_what_chance_would_leave_and_none_is_marked(page: Page, run: Path) -> None:
