@@ -146,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data", default="ml-100k", help="a data set of the catalogue, or synthetic (default: ml-100k)"
     )
-    parser.add_argument("--rounds", type=int, default=50, help="of training (default: 50)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5], help="local steps (default: 1 5)")
+    parser.add_argument("--rounds", type=int, default=30, help="of training (default: 30)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4], help="local steps (default: 1 4)")
     parser.add_argument("--silos", type=int, nargs="+", default=[5, 50], help="numbers of silos (default: 5 50)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/silos"), help="folder of the run")

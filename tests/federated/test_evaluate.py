@@ -39,6 +39,7 @@ from fedrec.recommenders import Training
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
 from tests.federated.conftest import interactions
+from tests.federated.test_recommender import Kept
 from tests.testing.variants import FEDERATED
 
 METRICS = ("ndcg@5", "recall@3", "mrr@5-sampled-99")
@@ -320,3 +321,21 @@ def test_early_stopping_that_is_not_planned_is_refused(split: Split) -> None:
     )
     with pytest.raises(PrivacyError, match="asks everyone"):
         engine.sum(query, round=1)
+
+
+def test_a_run_killed_between_looks_stops_early_like_an_uninterrupted_one(split: Split) -> None:
+    validator = make_validator(split, EvaluationConfig(k=(5,), metric="ndcg@5"), 0)
+    config = EgoLightGCNConfig(dim=4, rounds=12, stopping=Stopping(every=2, patience=2))
+    arm: dict[str, Any] = {"participation": ParticipationConfig(rate=0.6, straggler=0.3, late="fold")}
+    whole = FederatedRecommender(EgoLightGCN(config), **arm)
+    whole.fit(split.train, Training(device="cpu", validator=validator))
+    kept = Kept(until=4)
+    with pytest.raises(KeyboardInterrupt):
+        FederatedRecommender(EgoLightGCN(config), **arm).fit(
+            split.train, Training(device="cpu", validator=validator, checkpoints=kept)
+        )
+    kept.until = None
+    resumed = FederatedRecommender(EgoLightGCN(config), **arm)
+    resumed.fit(split.train, Training(device="cpu", validator=validator, checkpoints=kept))
+    assert torch.equal(whole.score(torch.arange(40)), resumed.score(torch.arange(40)))
+    assert whole.communication == resumed.communication
