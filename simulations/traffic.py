@@ -38,7 +38,7 @@ def experiment(
 ) -> ExperimentConfig:
     """An arm for each setting. Training always goes on to the end: patience is as long as there are rounds."""
     looks = {"every": max(1, rounds // 20), "patience": rounds}
-    exact: dict[str, Any] = {"kind": "exact-lightgcn", "rounds": rounds, "stopping": looks} | EXACT
+    exact: dict[str, Any] = {"kind": "exact-lightgcn", "rounds": rounds, "stopping": looks}
     ego: dict[str, Any] = {"kind": "ego-lightgcn", "rounds": rounds, "stopping": looks}
     arms: list[dict[str, Any]] = [
         {"name": f"refresh-{every}", "method": exact | {"refresh_every": every}} for every in refresh
@@ -51,9 +51,6 @@ def experiment(
         if share < 1
     ]
     return ExperimentConfig.read({"name": "traffic", "seeds": list(seeds), "data": {"name": data}, "arms": arms})
-
-
-EXACT: dict[str, Any] = {"dim": 64, "layers": 2, "loss": "sampled-softmax", "negatives": 8, "rate": 0.05}
 
 
 def finished(config: ExperimentConfig, folder: Path) -> RunDirectory:

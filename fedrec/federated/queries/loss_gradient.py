@@ -99,34 +99,44 @@ class LossGradient(Query):
 
     def _differentiate(self, cohort: Cohort, vectors: Tensor, draw: Streams) -> tuple[dict[str, Rows], Tensor]:
         """The two contributions, and the gradient with respect to the final vectors, [n, d]."""
-        size, count, owner = len(cohort.items), self.negatives, cohort.owner
-        rank = torch.arange(size, device=owner.device) - cohort.indptr[owner]
+        count, owner = self.negatives, cohort.owner
+        rank = torch.arange(len(owner), device=owner.device) - cohort.indptr[owner]
         counter = rank.unsqueeze(1) * count + torch.arange(count, device=owner.device)
-        by_slot = owner.repeat_interleave(count)
-        drawn = negatives(draw, cohort.keys, cohort.indptr, cohort.items, by_slot, counter.flatten(), cohort.n_items)
+        drawn = negatives(
+            draw,
+            cohort.keys,
+            cohort.indptr,
+            cohort.items,
+            owner.repeat_interleave(count),
+            counter.flatten(),
+            cohort.n_items,
+        )
+        entries = torch.cat([cohort.items.unsqueeze(1), drawn.view(-1, count)], dim=1)  # [R, 1 + negatives]
         cosine = self.loss == "sampled-softmax"
         directions = F.normalize(vectors, dim=1) if cosine else vectors
-        all_owner, all_index = torch.cat([owner, by_slot]), torch.cat([cohort.items, drawn])
-        gathered = self.final.index_select(0, all_index)
-        scores = (gathered * directions.index_select(0, all_owner)).sum(dim=1)
-        slope = self._slope(scores[:size], scores[size:].view(size, count))
-        pull = torch.zeros_like(vectors).index_add_(0, all_owner, slope.unsqueeze(1) * gathered)
+        gathered = self.final.index_select(0, entries.flatten()).view(*entries.shape, vectors.shape[1])
+        slope = self._slope(torch.bmm(gathered, directions.index_select(0, owner).unsqueeze(2)).squeeze(2))
+        pull = cohort.sum_by_user(torch.bmm(slope.unsqueeze(1), gathered).squeeze(1))
         if cosine:  # through the normalisation f/‖f‖
             norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp(min=1e-12)
             pull = (pull - (pull * directions).sum(dim=1, keepdim=True) * directions) / norm
         weight = torch.full_like(slope, 1 / count)
-        weight[:size] = 1.0
-        merged = Rows.coalesce(all_owner, all_index, torch.stack([slope, weight], dim=1), cohort.n_items)
+        weight[:, 0] = 1.0
+        slopes_and_weights = torch.stack([slope.flatten(), weight.flatten()], dim=1)
+        merged = Rows.coalesce(
+            owner.repeat_interleave(1 + count), entries.flatten(), slopes_and_weights, cohort.n_items
+        )
         final = merged.value[:, :1] * directions.index_select(0, merged.owner)
         return {
             "final": Rows(merged.owner, merged.index, final),
             "layer0": Rows(merged.owner, merged.index, merged.value[:, 1:]),
         }, pull
 
-    def _slope(self, positive: Tensor, others: Tensor) -> Tensor:
-        """∂loss/∂score of own items and then of negatives: [m], [m, n] -> [m + mn]."""
+    def _slope(self, scores: Tensor) -> Tensor:
+        """∂loss/∂score: [m, 1 + negatives], own items first."""
         if self.loss == "bpr":
-            pairwise = torch.sigmoid(others - positive.unsqueeze(1)) / self.negatives
-            return torch.cat([-pairwise.sum(dim=1), pairwise.flatten()])
-        share = torch.softmax(torch.cat([positive.unsqueeze(1), others], dim=1) / self.temperature, dim=1)
-        return torch.cat([share[:, 0] - 1.0, share[:, 1:].flatten()]) / self.temperature
+            pairwise = torch.sigmoid(scores[:, 1:] - scores[:, :1]) / self.negatives
+            return torch.cat([-pairwise.sum(dim=1, keepdim=True), pairwise], dim=1)
+        share = torch.softmax(scores / self.temperature, dim=1)
+        share[:, 0] -= 1.0
+        return share / self.temperature
