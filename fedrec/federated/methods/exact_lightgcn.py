@@ -42,7 +42,7 @@ from fedrec.spaces import Choice, Integers, LogUniform, Space, Uniform
 
 
 class ExactLightGCNConfig(Config):
-    """Settings of `ExactLightGCN`.
+    """Settings of `ExactLightGCN`. The defaults were chosen by the validation NDCG@10 of MovieLens-100K.
 
     Attributes:
         dim: d, the embedding width.

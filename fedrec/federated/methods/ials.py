@@ -33,7 +33,7 @@ _ITEMS_AT_ONCE = 4096  # d = 64 takes 16 kB an item and copy in single precision
 
 
 class IALSConfig(Config):
-    """Settings of `IALS`.
+    """Settings of `IALS`. The defaults were chosen by the validation NDCG@10 of MovieLens-100K.
 
     Attributes:
         dim: d, the width of the vectors.
@@ -51,8 +51,8 @@ class IALSConfig(Config):
 
     dim: int = Field(32, ge=1)
     rounds: int = Field(20, ge=1)
-    unobserved: float = Field(0.3, gt=0)
-    regularization: float = Field(0.01, gt=0)
+    unobserved: float = Field(0.37, gt=0)
+    regularization: float = Field(0.0033, gt=0)
     frequency_power: float = Field(1.0, ge=0, le=1)
     initial_scale: float = Field(0.1, gt=0)
     clip: float = Field(5.0, gt=0)  # about the median norm on MovieLens-100K
