@@ -9,7 +9,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.components import check_spaces
+from fedrec.components import build_config, check_spaces
 from fedrec.errors import ConfigError
 from fedrec.experiment import method_class, methods
 from fedrec.spaces import Choice, Integers, LogUniform, Space, Uniform, read_spaces
@@ -100,8 +100,12 @@ def test_a_mistyped_kind_of_space_is_a_setting_that_does_not_exist() -> None:
         check_spaces(method_class("lightgcn").config_class(), spaces, "x")
 
 
+MEMBERS = {"members": [{"kind": "item-neighbors"}, {"kind": "svd"}]}
+NEEDED = {"rank-fusion": MEMBERS, "stacking": MEMBERS}  # what has no default
+
+
 @pytest.mark.parametrize("kind", methods())
 def test_every_method_allows_what_its_space_holds(kind: str) -> None:
     config_class = method_class(kind).config_class
     if config_class.space:
-        check_spaces(config_class(), config_class.space, kind)
+        check_spaces(build_config(config_class, NEEDED.get(kind, {}), kind), config_class.space, kind)
