@@ -7,8 +7,8 @@ All users take one local step of the method's default settings (d = 64, BCE, 4 n
 table, round after round, and keep their vectors. Three contenders, each in a process of its own, one after the other:
 
     local    `LocalEngine`, on all cores: draws, trains, checks and adds up
-    loop     PyTorch with autograd, one client at a time, on the rows that the client touches; its negatives are drawn
-             beforehand and not timed
+    loop     PyTorch with autograd, one client at a time, on the rows that the client touches, on one thread or on all,
+             whichever is faster; its negatives are drawn beforehand and not timed
     flower   Flower's Ray simulation, one user a node and one warm actor a core: each node answers the same query with
              the same `contribute` and sends only the rows that changed
 

@@ -76,11 +76,10 @@ def local(problem: Problem, rounds: int, cores: int) -> Rounds:
 
 def loop(problem: Problem, rounds: int, cores: int) -> Rounds:
     """Rounds of one client at a time, as one would write them first."""
-    torch.set_num_threads(cores)
     devices, query = problem.devices, problem.query
     everyone = devices.cohort(torch.arange(len(devices)))
     vectors = query.initial(everyone, STREAMS).dense["user"]
-    _loop_round(problem, vectors.clone(), _drawn(query, everyone.take(torch.arange(8)), 1), range(8))  # warm up
+    torch.set_num_threads(_faster_threads(problem, vectors, cores))
     seconds, sums = [], []
     for round in range(1, rounds + 1):
         drawn = _drawn(query, everyone, round)
@@ -89,6 +88,18 @@ def loop(problem: Problem, rounds: int, cores: int) -> Rounds:
         seconds.append(time.perf_counter() - began)
         sums.append(total)
     return seconds, sums
+
+
+def _faster_threads(problem: Problem, vectors: Tensor, cores: int) -> int:
+    """Whether the loop is faster on one thread or on all: operations this small may lose more than they win."""
+    some = torch.arange(min(100, len(problem.devices)))
+    drawn, seconds = _drawn(problem.query, problem.devices.cohort(some), 1), {}
+    for threads in (cores, 1, cores, 1):  # the second time all is warm
+        torch.set_num_threads(threads)
+        began = time.perf_counter()
+        _loop_round(problem, vectors.clone(), drawn, range(len(some)))
+        seconds[threads] = time.perf_counter() - began
+    return min(seconds, key=lambda threads: seconds[threads])
 
 
 def _drawn(query: LocalTraining, cohort: Cohort, round: int) -> Tensor:

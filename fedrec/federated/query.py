@@ -52,7 +52,8 @@ class Query(ABC):
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """Each user's contribution to each table, and the users' new private state.
 
-        It must treat users alone: no value of one user may depend on another's. A pure function of its arguments.
+        It must treat users alone: no value of one user may depend on another's. A pure function of its arguments, which
+        engines call from several threads at a time.
         """
 
     def initial(self, cohort: Cohort, draw: Streams) -> State:
