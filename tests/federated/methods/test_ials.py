@@ -7,6 +7,7 @@ import pytest
 import torch
 from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from fedrec.data.interactions import Interactions
@@ -97,15 +98,16 @@ def test_implicit_finds_the_same_vectors(train: Interactions, devices: Devices) 
     config = IALSConfig(dim=4, unobserved=0.25, regularization=0.3, frequency_power=0.0, initial_scale=1.0)
     method, alpha = IALS(config), config.unobserved
     before, after = rounds(method, devices, 3)
-    model = AlternatingLeastSquares(
-        factors=4,
-        regularization=config.regularization * (1 + alpha) / alpha,
-        dtype=np.float64,
-        use_native=True,
-        use_cg=False,
-        iterations=3,
-        num_threads=1,
-    )
+    with threadpool_limits(1, "blas"):  # otherwise it warns, and warnings are errors
+        model = AlternatingLeastSquares(
+            factors=4,
+            regularization=config.regularization * (1 + alpha) / alpha,
+            dtype=np.float64,
+            use_native=True,
+            use_cg=False,
+            iterations=3,
+            num_threads=1,
+        )
     model.user_factors = np.zeros((40, 4))
     model.item_factors = before["items"].numpy() * (1 + alpha) ** 0.5
     observed = csr_matrix(dense(train).numpy() * (1 + alpha) / alpha)
