@@ -32,7 +32,7 @@ from fedrec.spaces import Choice, LogUniform, Space
 
 
 class FCFConfig(Config):
-    """Settings of `FCF`.
+    """Settings of `FCF`; the defaults were chosen on the validation part of MovieLens-100K.
 
     Attributes:
         dim: d, the width of the vectors.
@@ -47,8 +47,8 @@ class FCFConfig(Config):
 
     dim: int = Field(32, ge=1)
     rounds: int = Field(100, ge=1)
-    confidence: float = Field(4.0, ge=0)
-    regularization: float = Field(1.0, gt=0)
+    confidence: float = Field(1.0, ge=0)
+    regularization: float = Field(10.0, gt=0)
     initial_scale: float = Field(0.1, gt=0)
     clip: float = Field(10.0, gt=0)
     server: ServerOptimizerConfig = ServerOptimizerConfig(rate=0.02)

@@ -30,7 +30,7 @@ from fedrec.spaces import Choice, LogUniform, Space
 
 
 class FedMFConfig(Config):
-    """Settings of `FedMF`.
+    """Settings of `FedMF`; the defaults were chosen on the validation part of MovieLens-100K.
 
     Attributes:
         dim: d, the width of the vectors.
@@ -48,18 +48,18 @@ class FedMFConfig(Config):
         stopping: early stopping on validation.
     """
 
-    dim: int = Field(32, ge=1)
+    dim: int = Field(64, ge=1)
     rounds: int = Field(200, ge=1)
-    loss: Literal["squared", "bce"] = "squared"
+    loss: Literal["squared", "bce"] = "bce"
     local_steps: int = Field(1, ge=1)
     item_rate: float = Field(1.0, gt=0)
-    user_rate: float = Field(0.1, ge=0)
+    user_rate: float = Field(0.07, ge=0)
     negatives: int = Field(4, ge=1)
     activity_power: float = Field(0.5, ge=0, le=1)
-    l2: float = Field(0.0, ge=0)
-    initial_scale: float = Field(0.1, gt=0)
+    l2: float = Field(0.0006, ge=0)
+    initial_scale: float = Field(0.06, gt=0)
     clip: float = Field(0.1, gt=0)
-    server: ServerOptimizerConfig = ServerOptimizerConfig()
+    server: ServerOptimizerConfig = ServerOptimizerConfig(rate=0.0065)
     stopping: Stopping = Stopping()
 
     space: ClassVar[Mapping[str, Space]] = {
