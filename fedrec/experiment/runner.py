@@ -8,30 +8,24 @@ the same bytes as an uninterrupted one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
-
-from fedrec.data import Interactions, LoadedData, Split, load_split
-from fedrec.errors import ConfigError, FedrecError
-from fedrec.evaluation import Evaluation, Validator, evaluate, make_validator
+from fedrec.data import Split
+from fedrec.evaluation import Validator, make_validator
 from fedrec.experiment import manifest
-from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.config import ExperimentConfig
-from fedrec.experiment.fitting import Told, build_arm, fit_arm
+from fedrec.experiment.fitting import Told
+from fedrec.experiment.outcome import fit_and_test
+from fedrec.experiment.preparation import naming, prepare
 from fedrec.experiment.search import Search
-from fedrec.experiment.store import ArmDirectory, Chosen, History, Result, RunDirectory, write_atomically, write_json
-from fedrec.experiment.summary import GROUP, write_tables
+from fedrec.experiment.store import RunDirectory, write_atomically, write_json
+from fedrec.experiment.summary import write_tables
 from fedrec.experiment.trials import TrialLog
 from fedrec.experiment.tuning import Tuned, tune
-from fedrec.federated import FederatedRecommender
-from fedrec.recommenders import Training
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def run(config: ExperimentConfig, out: Path | None = None, progress: Progress = 
     """
     directory = RunDirectory(out or default_folder(config))
     directory.require_free()
-    data = _prepare(config)
+    data = prepare(config)
     facts = manifest.first_manifest(config, data)
     with directory.locked():
         directory.begin(config, facts, data.split)
@@ -105,7 +99,7 @@ def resume(run: Path, progress: Progress = _silent) -> Path:
     config = directory.config
     if directory.finished:
         return run
-    data = _prepare(config)
+    data = prepare(config)
     with directory.locked():
         facts = directory.manifest
         manifest.require_unchanged(facts, run, (run / "config.toml").read_text(), data)
@@ -113,66 +107,6 @@ def resume(run: Path, progress: Progress = _silent) -> Path:
         write_json(run / "manifest.json", facts)
         _finish(directory, config, data.split, progress)
     return run
-
-
-def _prepare(config: ExperimentConfig) -> LoadedData:
-    """Load the data, and find what is wrong with any arm or with the evaluation before anything is written.
-
-    A random split is drawn from the first seed and serves all seeds, so that arms and seeds are compared on the very
-    same users and items.
-    """
-    _try_device(config.engine.device)
-    data = load_split(config.data, config.seeds[0])
-    make_validator(data.split, config.evaluation, config.seeds[0])
-    _try_evaluation(data.split, config)
-    if config.tune is not None and not len(data.split.valid):
-        raise ConfigError(
-            "tune: the split has no validation part to choose by; give it one, as data.split.valid or valid_share, "
-            "or remove [tune]"
-        )
-    for arm in config.arms:
-        with _naming(f"arms.{arm.name}"):
-            _check(arm, config, data.split.train)
-    for name, search in config.searches().items():
-        (arm,) = (arm for arm in config.arms if arm.name == name)
-        for key, space in search.spaces.items():
-            for end in space.ends():
-                with _naming(f"arms.{name}.tune.space.{key}, at {end}"):
-                    _check(arm.with_settings({key: end}), config, data.split.train)
-    return data
-
-
-def _check(arm: ArmConfig, config: ExperimentConfig, train: Interactions) -> None:
-    """Whether an arm can be trained, as far as can be said beforehand."""
-    recommender = build_arm(arm, config.engine)
-    if isinstance(recommender, FederatedRecommender):
-        recommender.check(train)
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Errors say where they come from."""
-    try:
-        yield
-    except FedrecError as error:
-        raise type(error)(f"{place}: {error}") from error
-
-
-def _try_device(device: str) -> None:
-    """Put a number on the device."""
-    try:
-        torch.zeros((), device=Training(device=device).torch_device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"engine.device = '{device}': {reason}; use 'auto' or 'cpu'") from error
-
-
-def _try_evaluation(split: Split, config: ExperimentConfig) -> None:
-    """Test a model that knows nothing on one user: a wrong column or length of list shows now, not after training."""
-    warm = np.flatnonzero(split.train.user_degrees[split.test.user])
-    one_user = replace(split, test=split.test.take(warm[:1]))
-    in_order = torch.arange(split.train.n_items, dtype=torch.float64)
-    evaluate(lambda users: in_order.expand(len(users), -1), one_user, config.evaluation, config.seeds[0])
 
 
 def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, progress: Progress) -> None:
@@ -191,9 +125,9 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
     for number, (arm, seed) in enumerate(itertools.product(tuned.arms, tuned.seeds), start=trials + 1):
         folder = directory.arm(arm.name, seed)
         if not folder.finished:
-            told = replace(first, arm=arm.name, seed=seed, job=number)
-            with _naming(f"arms.{arm.name}, seed {seed}"):
-                _fit_and_test(arm, seed, tuned, split, folder, told, progress)
+            told = _telling(progress, replace(first, arm=arm.name, seed=seed, job=number))
+            with naming(f"arms.{arm.name}, seed {seed}"):
+                fit_and_test(arm, seed, tuned, split, folder, told)
     write_tables(directory, tuned, {arm: of_arm.as_dict(config.evaluation.metric) for arm, of_arm in found.items()})
     facts = directory.manifest
     facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
@@ -215,127 +149,22 @@ def _tune(
         if validator is not None:
             validators[seed] = validator
     found: dict[str, Tuned] = {}
-    before = 0
     for arm in config.arms:
         if arm.name not in searches:
             continue
+        search, before = searches[arm.name], sum(of_arm.search.length for of_arm in found.values())
         log = TrialLog(directory.trials(arm.name))
-        told = replace(first, arm=arm.name, job=before + 1)
-        with _naming(f"arms.{arm.name}, tuning"):
-            found[arm.name] = tune(
-                arm, searches[arm.name], split.train, validators, config.engine, log, _telling(progress, told)
-            )
-        before += searches[arm.name].length
+        told = partial(_telling_trial, progress, replace(first, arm=arm.name, job=before + 1))
+        with naming(f"arms.{arm.name}, tuning"):
+            found[arm.name] = tune(arm, search, split.train, validators, config.engine, log, told)
     return found
 
 
-def _telling(progress: Progress, first: Step) -> Callable[[int], Told]:
-    """What tells of each trial, by its number; `first` is the step of the first one."""
-
-    def begin(number: int) -> Told:
-        step = replace(first, job=first.job + number, trial=number)
-        progress(step)
-        return lambda done, planned, best: progress(replace(step, done=done, planned=planned, best=best))
-
-    return begin
+def _telling_trial(progress: Progress, first: Step, number: int) -> Told:
+    return _telling(progress, replace(first, job=first.job + number, trial=number))
 
 
-def _fit_and_test(
-    arm: ArmConfig,
-    seed: int,
-    config: ExperimentConfig,
-    split: Split,
-    folder: ArmDirectory,
-    told: Step,
-    progress: Progress,
-) -> None:
-    """Fit an arm with a seed, test it once, and keep what it came to."""
-    progress(told)
-
-    def tell(done: int, planned: int, best: float | None) -> None:
-        progress(replace(told, done=done, planned=planned, best=best))
-
-    chosen, tested = None, split
-    if split.refitted is not None:
-        tested = split.refitted
-        if arm.privacy is None:  # nothing is chosen for a private arm, and two fits would be two releases
-            chosen = folder.chosen() or _choose(arm, seed, config, split, folder, tell)
-    fit = fit_arm(
-        arm,
-        seed,
-        config.engine,
-        tested.train,
-        validator=make_validator(tested, config.evaluation, seed),
-        checkpoints=folder.checkpoints(),
-        told=tell,
-        steps=chosen.steps if chosen else None,
-    )
-    rates = bool(getattr(fit.recommender, "rates", False))
-    found = evaluate(fit.recommender.score, tested, config.evaluation, seed, rates=rates)
-    metrics = [("test", row.metric, row.group, row.value) for row in found.rows]
-    value = chosen.value if chosen else fit.value
-    if value is not None:
-        metrics.insert(0, ("valid", config.evaluation.metric, "", value))
-    guarantee = fit.recommender.guarantee if isinstance(fit.recommender, FederatedRecommender) else None
-    result = Result(
-        metrics=metrics,
-        history=[*chosen.history, *_of_refit(fit.history)] if chosen else fit.history,
-        guarantee=None if guarantee is None else guarantee.as_dict(),
-        communication=_together(chosen.communication if chosen else None, fit.communication),
-        seconds=fit.seconds + (chosen.seconds if chosen else 0.0),
-    )
-    folder.write(
-        result, model=fit.recommender.tensors(), topk=_topk(found, split.test), per_user=_per_user(found, split.test)
-    )
-
-
-def _choose(
-    arm: ArmConfig, seed: int, config: ExperimentConfig, split: Split, folder: ArmDirectory, told: Told
-) -> Chosen:
-    """Fit on train alone, to learn from validation how many epochs the fit on the whole is to have."""
-    validator = make_validator(split, config.evaluation, seed)
-    checkpoints = folder.checkpoints("choosing")
-    fit = fit_arm(arm, seed, config.engine, split.train, validator=validator, checkpoints=checkpoints, told=told)
-    chosen = Chosen(fit.value, fit.best_step, fit.history, fit.communication, fit.seconds)
-    folder.write_chosen(chosen)
-    return chosen
-
-
-def _of_refit(history: History) -> History:
-    """Rows of the second fit, under names of their own."""
-    return [(step, f"refit-{name}", value, disclosure) for step, name, value, disclosure in history]
-
-
-def _together(first: Mapping[str, float] | None, second: Mapping[str, float] | None) -> dict[str, float] | None:
-    """What two fits cost, if there were two."""
-    if second is None:
-        return None
-    return {name: cost + (first[name] if first else 0) for name, cost in second.items()}
-
-
-def _topk(found: Evaluation, part: Interactions) -> pd.DataFrame:
-    """The lists with original ids: columns user, rank (from 1), item, score."""
-    lists = found.lists
-    k = lists.items.shape[1]
-    table = pd.DataFrame(
-        {
-            "user": part.users.decode(lists.users.repeat_interleave(k).numpy()),
-            "rank": np.tile(np.arange(1, k + 1), len(lists.users)),
-            "item": part.items.decode(lists.items.flatten().numpy()),
-            "score": lists.scores.flatten().numpy(),
-        }
-    )
-    return table[(lists.items.flatten() >= 0).numpy()]  # some users have fewer than k candidates
-
-
-def _per_user(found: Evaluation, part: Interactions) -> pd.DataFrame:
-    """Each tested user's metrics and groups, with original ids; an unknown group is missing.
-
-    A column of groups is categorical: its labels, in the order that they are shown in.
-    """
-    values = {name: value.numpy() for name, value in found.per_user.items()}
-    groups = {
-        f"{GROUP}{grouping.name}": pd.Categorical.from_codes(grouping.codes.numpy(), pd.Index(grouping.labels))
-        for grouping in found.groups
-    }
-    return pd.DataFrame({"user": part.users.decode(found.users.numpy()), **values, **groups})
+def _telling(progress: Progress, step: Step) -> Told:
+    """Say that a piece of work begins; what is returned says how far it is."""
+    progress(step)
+    return lambda done, planned, best: progress(replace(step, done=done, planned=planned, best=best))

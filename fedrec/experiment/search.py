@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -108,25 +108,22 @@ class Search:
     points: int
     pruner: Literal["median", "none"]
     seed: int
-    grid: tuple[Settings, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
-        if self.sampler != "grid":
-            return
-        values = [space.grid(self.points) for space in self.spaces.values()]
-        size = math.prod(len(of_key) for of_key in values)
-        if size > self.trials:
+        if self.sampler == "grid" and self.length > self.trials:
             raise ConfigError(
-                f"the grid has {size:,} points and trials = {self.trials}; raise tune.trials, give the arm a smaller "
-                "space, or take sampler = 'tpe'"
+                f"the grid has {self.length:,} points and trials = {self.trials}; raise tune.trials, give the arm a "
+                "smaller space, or take sampler = 'tpe'"
             )
-        points = tuple(dict(zip(self.spaces, point, strict=True)) for point in itertools.product(*values))
-        object.__setattr__(self, "grid", points)
 
     @property
     def length(self) -> int:
         """How many trials there are to be."""
-        return len(self.grid) if self.sampler == "grid" else self.trials
+        return math.prod(len(values) for values in self._axes) if self.sampler == "grid" else self.trials
+
+    @property
+    def _axes(self) -> list[tuple[Value, ...]]:
+        return [space.grid(self.points) for space in self.spaces.values()]
 
     @property
     def warm_up(self) -> int:
@@ -141,7 +138,8 @@ class Search:
         """
         number = len(past)
         if self.sampler == "grid":
-            return self.grid[number]
+            point = next(itertools.islice(itertools.product(*self._axes), number, None))
+            return dict(zip(self.spaces, point, strict=True))
         if number == 0 and all(value in self.spaces[key] for key, value in self.own.items()):
             return self.own
         if self.sampler == "random" or number < self.warm_up:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedrec.data import Interactions
-from fedrec.errors import ModelError
+from fedrec.errors import FedrecError, ModelError
 from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.fitting import Told, fit_arm, keep_going
 from fedrec.experiment.search import Search, Settings, Trial
@@ -78,6 +78,7 @@ def tune(
 
     Raises:
         ModelError: if no trial was finished.
+        FedrecError: if the data do not allow some settings; it names the trial.
     """
     trials = log.read()
     while len(trials) < search.length:
@@ -147,6 +148,9 @@ def _try(
         except ModelError as error:
             seconds += checkpoints.seconds
             return Trial(number, settings, "failed", looks=tuple(looks), note=str(error), seconds=seconds)
+        except FedrecError as error:  # no training that diverged: the settings do not fit the data
+            said = ", ".join(f"{key} = {value}" for key, value in settings.items())
+            raise type(error)(f"trial {number}, {said}: {error}") from error
         assert fit.value is not None  # there is a validator
         values.append(fit.value)
         best_steps += [] if fit.best_step is None else [fit.best_step]

@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 
 from fedrec.data import load_split
-from fedrec.errors import ConfigError, FedrecError, ModelError, RunError
+from fedrec.errors import ConfigError, DataError, FedrecError, ModelError, RunError
 from fedrec.evaluation import make_validator
 from fedrec.experiment import ExperimentConfig, RunDirectory, Step, read_config, resume, run
 from fedrec.experiment.tuning import tune
@@ -172,6 +172,17 @@ def test_a_trial_that_diverges_fails_and_the_search_goes_on(ratings: Path, tmp_p
     ):
         run(config_of(ratings, nowhere, tune={"sampler": "grid"}, seeds=[0]), tmp_path / "nowhere")
     assert len(log_of(tmp_path / "nowhere", "hill")) == 2
+
+
+def test_settings_that_the_data_do_not_allow_end_the_run_and_are_named(
+    ratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DataError("too few users; lower x")
+
+    monkeypatch.setattr(Hill, "fit", refuse)
+    with pytest.raises(DataError, match=r"arms\.hill, tuning: trial 0, x = 0\.0: too few users; lower x"):
+        run(config_of(ratings, HILL, tune={"trials": 2}), tmp_path / "run")
 
 
 def test_progress_counts_trials_then_fits(ratings: Path, tmp_path: Path) -> None:
