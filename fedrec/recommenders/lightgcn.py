@@ -18,7 +18,7 @@ from fedrec.graph import BipartiteGraph, low_pass, propagate
 from fedrec.recommenders import trainer
 from fedrec.recommenders.losses import bpr, sampled_softmax, shared_softmax, softmax
 from fedrec.recommenders.recommender import RECOMMENDERS, Disclosure, Tensors, Training, require_finite
-from fedrec.recommenders.sampling import Complement, pairs_of, sample_by_popularity, sample_negatives
+from fedrec.recommenders.sampling import Complement, SharedNegatives, pairs_of, sample_by_popularity, sample_negatives
 from fedrec.recommenders.trainer import Stopping
 from fedrec.spaces import Choice, Integers, LogUniform, Space
 from fedrec.streams import Streams
@@ -31,8 +31,8 @@ class LightGCNConfig(Config):
         dim: width of the embeddings.
         layers: propagation steps L; 0 is matrix factorisation.
         loss: "softmax" over the whole catalogue, for some ten thousand items at most; "sampled-softmax" over negatives;
-            "shared-softmax" over negatives that all users of a step share, the fastest; "bpr", the paper's own. The
-            softmaxes learn from cosine / temperature, BPR from the inner product.
+            "shared-softmax" over negatives that all users of a step share, but for their own items, the fastest;
+            "bpr", the paper's own. The softmaxes learn from cosine / temperature, BPR from the inner product.
         initialisation: of the layer-0 rows: "normal", independent noise; or "low-pass", noise of which the graph's slow
             part alone is left, each row scaled to the same length. That is a random projection of the eigenvectors of Â
             whose eigenvalue is above `cutoff`: similar from the start are those whom a spectral filter finds similar.
@@ -183,11 +183,11 @@ class LightGCNLearner:
         else:
             positive = self._select(user_table, user).mul(self._select(item_table, item)).sum(dim=1) / temperature
             if self.config.loss == "shared-softmax":
-                negative = sample_by_popularity(
-                    generator, self.popularity, self.config.negative_power, self.config.negatives
-                )
-                others = self._select(user_table, users) / temperature @ self._select(item_table, negative).T
-                loss = shared_softmax(positive, others, self._there(owner))
+                config, n_items = self.config, self.graph.n_items
+                negative = sample_by_popularity(generator, self.popularity, config.negative_power, config.negatives)
+                shared = SharedNegatives.of(negative, len(users), owner, item, n_items)
+                others = self._select(user_table, users) / temperature @ self._select(item_table, shared.items).T
+                loss = shared_softmax(positive, others + self._there(shared.correction), self._there(owner))
             else:
                 negative = sample_negatives(generator, self.outside, user, self.config.negatives)
                 of_negative = self._select(item_table, negative.view(-1)).view(*negative.shape, -1)

@@ -135,11 +135,43 @@ def sample_negatives(generator: torch.Generator, outside: Complement, users: Ten
     return outside.pick(users.repeat_interleave(count), uniform).view(len(users), count)
 
 
+@dataclass(frozen=True, eq=False)
+class SharedNegatives:
+    """Negatives that all users of a batch share, each user without their own training items.
+
+    Attributes:
+        items: [m] int64, distinct, ascending.
+        correction: [users, m] what is added to a user's scores of them: the logarithm of how often the item was drawn,
+            so that one score stands for all its draws, and next to nothing (−10⁹) for the user's own items.
+    """
+
+    items: Tensor
+    correction: Tensor
+
+    @classmethod
+    def of(cls, drawn: Tensor, n_users: int, owner: Tensor, item: Tensor, n_items: int) -> SharedNegatives:
+        """The negatives that were drawn, seen by each user of a batch.
+
+        Args:
+            drawn: [n] int64 item codes, repeated at will.
+            n_users: users of the batch.
+            owner, item: [r] int64, the training items of these users (`pairs_of`).
+            n_items: size of the catalogue.
+        """
+        items, times = torch.unique(drawn, return_counts=True)
+        place = torch.full((n_items,), -1, device=items.device)
+        place[items] = torch.arange(len(items), device=items.device)
+        own = place[item]
+        correction = times.float().log().repeat(n_users, 1)
+        # Not −∞: if a user owns all that was drawn, the loss is 0, and its gradient should be as well.
+        correction[owner[own >= 0], own[own >= 0]] = -1e9
+        return cls(items, correction)
+
+
 def sample_by_popularity(generator: torch.Generator, degrees: Tensor, power: float, count: int) -> Tensor:
     """Items that all users of a batch share as negatives, drawn in proportion to degree^power.
 
-    What is popular is a negative as often as it is a positive, if the power is 1: the same distribution as that of
-    in-batch negatives. A user's own training items are among them, at the share that they have of all interactions.
+    If the power is 1, an item is a negative as often as it is a positive: the distribution of in-batch negatives.
 
     Args:
         generator: where the randomness comes from, on the device of `degrees`.

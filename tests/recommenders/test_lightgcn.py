@@ -68,8 +68,8 @@ def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
     user, item = torch.tensor(pairs).T
     if loss == "shared-softmax":
         degrees = torch.from_numpy(TRAIN.item_degrees)
-        shared = sample_by_popularity(draw.generator("negatives"), degrees, 1.0, 2)
-        negative, drawn = shared.expand(len(user), 2), shared
+        drawn = sample_by_popularity(draw.generator("negatives"), degrees, 1.0, 2)
+        negative = drawn.expand(len(user), 2)
     else:
         negative = drawn = sample_negatives(draw.generator("negatives"), learner.outside, user, 2)
 
@@ -77,6 +77,10 @@ def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
         final = final / final.norm(dim=1, keepdim=True)
     score = final[: TRAIN.n_users] @ final[TRAIN.n_users :].T / (1.0 if loss == "bpr" else 0.5)
     positive, others = score[user, item], score[user.unsqueeze(1), negative]
+    if loss == "shared-softmax":
+        own = torch.zeros(score.shape, dtype=torch.bool)
+        own[user, item] = True
+        others = others.masked_fill(own[user.unsqueeze(1), negative], -1e9)
     squared = embedding.square().sum(dim=1)
     penalty = squared[user].mean() + squared[TRAIN.n_users + item].mean()
     if loss == "softmax":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedrec.errors import DataError
 from fedrec.recommenders import Complement, negatives, pairs_of, sample_negatives
-from fedrec.recommenders.sampling import sample_by_popularity
+from fedrec.recommenders.sampling import SharedNegatives, sample_by_popularity
 from fedrec.streams import Streams, keys_of
 from tests.recommenders.planted import blocks
 
@@ -140,3 +140,12 @@ def test_shared_negatives_follow_popularity() -> None:
         assert counts[~possible].sum() == 0
         expected = 40_000 * np.array(weights)[possible] / sum(weights)
         assert chisquare(counts[possible], expected).pvalue > 1e-4
+
+
+def test_shared_negatives_are_counted_and_leave_out_a_users_own() -> None:
+    # Item 2 was drawn twice, items 0 and 4 once; the first user owns 1 and 4, the second none, the third 2.
+    owner, item = torch.tensor([0, 0, 2]), torch.tensor([1, 4, 2])
+    shared = SharedNegatives.of(torch.tensor([2, 4, 2, 0]), 3, owner, item, n_items=5)
+    assert shared.items.tolist() == [0, 2, 4]
+    twice = pytest.approx(0.6931472)
+    assert shared.correction.tolist() == [[0.0, twice, -1e9], [0.0, twice, 0.0], [0.0, -1e9, 0.0]]
