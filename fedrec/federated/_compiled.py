@@ -3,6 +3,9 @@
 Each loop has a plain version in torch beside it that tests hold it equal to; CUDA always takes the plain one, and so
 does everything under `FEDREC_COMPILED=0`, for debugging. Importing this module imports numba, so it is imported where a
 loop is first run.
+
+Compiled code is looked up by its own file's time and size: after a change here, or in what a function calls from
+another file, delete the .nbi and .nbc files in `__pycache__`.
 """
 
 from __future__ import annotations

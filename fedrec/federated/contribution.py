@@ -17,10 +17,13 @@ from torch import Tensor
 
 from fedrec.errors import DataError
 
+_COMPILED = (torch.float32, torch.float64, torch.int64)
+
 
 def compiles(tensor: Tensor) -> bool:
     """Whether loops over a tensor run compiled: on the CPU, unless FEDREC_COMPILED=0 asks for the plain versions."""
-    return tensor.device.type == "cpu" and os.environ.get("FEDREC_COMPILED", "1") != "0"
+    usual = tensor.device.type == "cpu" and tensor.dtype in _COMPILED
+    return usual and os.environ.get("FEDREC_COMPILED", "1") != "0"
 
 
 def _sum_by_owner(owner: Tensor, values: Tensor, n_users: int) -> Tensor:
