@@ -4,11 +4,13 @@
 
 Ego LightGCN on users grouped by different rules, against one user a client. Within a silo users share one copy of the
 item table, on which the gradients of all of them add up, so the local rate is divided by the mean number of users in a
-silo. With one local step the sum of all answers is then the same whoever is in which silo; with more of them silos
-drift apart. Drift is the share of the clients' movement that cancels in the sum, 1 − ‖Σ Δ_c‖ / Σ ‖Δ_c‖, in the round
-after the last. The number of rounds is fixed beforehand and the test part is looked at once, so that nothing is
-selected. The folder is that of an experiment with one arm a setting; an interrupted one is finished when the command is
-given again. Prints a table and writes silos.png. A few minutes on two cores.
+silo. With one local step the sum of all answers is then the same whoever is in which silo, times that rate, which Adam
+at the server takes out but for its epsilon; with more steps silos drift apart. Drift is the share of the clients'
+movement that cancels in the sum, 1 − ‖Σ Δ_c‖ / Σ ‖Δ_c‖, in the round after the last.
+
+The number of rounds is fixed beforehand and the test part is looked at once, so that nothing is selected. The folder is
+that of an experiment with one arm a setting; an interrupted one is finished when the command is given again. Prints a
+table and writes silos.png. A few minutes on two cores.
 """
 
 from __future__ import annotations
