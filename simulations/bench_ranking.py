@@ -3,14 +3,16 @@
     python simulations/bench_ranking.py --data /path/to/gowalla
 
 All users of Gowalla (29,858 users, 40,981 items, factors of 64 dimensions, lists of 20 without training items), or
-synthetic interactions of the same size. Three things are timed in turn, several times over, in one process:
+synthetic interactions of the same size. What is timed, in turn, several times over, in one process:
 
-    product   the scores alone, chunk after chunk, nothing kept: what no ranking can do without
-    dense     batches of 100 users, `scores[mask] = -inf; scores.topk(20)`, the usual loop
-    fedrec    `fedrec.evaluation.top_k` on the same scores: ties by hash, every score checked to be finite
+    product   the scores alone in batches of 100 users, nothing kept
+    dense     batches of 100 users, `scores[mask] = -inf; scores.topk(20)` with a mask of that shape, the usual loop
+    indexed   the same with the mask as pairs of indices
+    scorer    `fedrec.evaluation.top_k` of any scorer, here one that multiplies: ties by hash, every score checked
+    factors   the same of a `Factors` scorer, whose product is taken tile by tile
 
-What is printed are medians, and ratios of medians, since seconds depend on the machine. Exit code 1 if fedrec takes
-more than 2.5 times the product, is less than 3 times as fast as the dense loop, or finds other lists than it.
+What is printed are medians, and ratios of medians, since seconds depend on the machine. Exit code 1 if factors take
+more than 2.5 times the product, are less than 3 times as fast as dense, or other lists are found.
 """
 
 from __future__ import annotations
@@ -26,11 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.evaluation import Csr, top_k
-from fedrec.evaluation.topk import SCORES_PER_CHUNK
+from fedrec.evaluation import Csr, Factors, Scorer, top_k
 from fedrec.streams import Streams, keys_of
 
-USERS, ITEMS, INTERACTIONS, DIM, K = 29_858, 40_981, 810_128, 64, 20
+USERS, ITEMS, INTERACTIONS, DIM, K, BATCH = 29_858, 40_981, 810_128, 64, 20, 100
 MOST_OVER_PRODUCT, LEAST_OVER_DENSE = 2.5, 3.0
 
 
@@ -56,23 +57,29 @@ def synthetic() -> Csr:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), flat % ITEMS
 
 
-def dense_loop(users: Tensor, items: Tensor, train: Csr, k: int) -> Tensor:
+def dense_loop(users: Tensor, items: Tensor, train: Csr, k: int, *, indexed: bool = False) -> Tensor:
     """The usual loop."""
     indptr, known = train
     lists = []
-    for start in range(0, len(users), 100):
-        scores = users[start : start + 100] @ items.T
+    for start in range(0, len(users), BATCH):
+        scores = users[start : start + BATCH] @ items.T
         counts = indptr[start : start + 1 + len(scores)].diff()
         row = torch.repeat_interleave(torch.arange(len(scores)), counts)
-        scores[row, known[indptr[start] : indptr[start + len(scores)]]] = -torch.inf
+        column = known[indptr[start] : indptr[start + len(scores)]]
+        if indexed:
+            scores[row, column] = -torch.inf
+        else:
+            mask = torch.zeros(scores.shape, dtype=torch.bool)
+            mask[row, column] = True
+            scores[mask] = -torch.inf
         lists.append(scores.topk(k).indices)
     return torch.cat(lists)
 
 
 def product(users: Tensor, items: Tensor) -> None:
     """The scores alone."""
-    for some in torch.split(users, SCORES_PER_CHUNK // len(items)):
-        some @ items.T
+    for start in range(0, len(users), BATCH):
+        users[start : start + BATCH] @ items.T
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -95,43 +102,35 @@ def main() -> int:
     draw = torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, DIM, generator=draw) for n in (n_users, n_items))
     user_keys, item_keys, everyone = keys_of(range(n_users)), keys_of(range(n_items)), torch.arange(n_users)
-    streams = Streams(0)
 
-    def ranked() -> Tensor:
-        found = top_k(
-            lambda some: users[some] @ items.T,
-            everyone,
-            K,
-            exclude=[train],
-            user_keys=user_keys,
-            item_keys=item_keys,
-            ties=streams,
-        )
+    def ranked(scorer: Scorer, some: Tensor = everyone) -> Tensor:
+        found = top_k(scorer, some, K, exclude=[train], user_keys=user_keys, item_keys=item_keys, ties=Streams(0))
         return found.items
 
-    top_k(  # compiles, or reads what was compiled before
-        lambda some: users[some] @ items.T,
-        everyone[:100],
-        K,
-        exclude=[train],
-        user_keys=user_keys,
-        item_keys=item_keys,
-        ties=streams,
-    )
-    same = float((ranked() == dense_loop(users, items, train, K)).double().mean())
-    timed: dict[str, list[float]] = {"product": [], "dense": [], "fedrec": []}
+    factors = Factors(users, items)
+    runs: dict[str, Callable[[], object]] = {
+        "product": lambda: product(users, items),
+        "dense": lambda: dense_loop(users, items, train, K),
+        "indexed": lambda: dense_loop(users, items, train, K, indexed=True),
+        "scorer": lambda: ranked(lambda some: users[some] @ items.T),
+        "factors": lambda: ranked(factors),
+    }
+    ranked(factors, everyone[:100])  # compiles, or reads what was compiled before
+    same = float((ranked(factors) == dense_loop(users, items, train, K)).double().mean())
+    timed: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(asked.repeats):
-        timed["product"].append(seconds(lambda: product(users, items)))
-        timed["dense"].append(seconds(lambda: dense_loop(users, items, train, K)))
-        timed["fedrec"].append(seconds(ranked))
+        for name, run in runs.items():
+            timed[name].append(seconds(run))
     medians = {name: statistics.median(times) for name, times in timed.items()}
-    over_product = medians["fedrec"] / medians["product"]
-    over_dense = medians["dense"] / medians["fedrec"]
+    over_product = medians["factors"] / medians["product"]
+    over_dense = medians["dense"] / medians["factors"]
     print(f"{n_users:,} users x {n_items:,} items, {DIM} dimensions, top {K}, {asked.threads} threads")
     for name, times in timed.items():
         print(f"{name:8} {medians[name]:6.2f} s   ({', '.join(f'{one:.2f}' for one in sorted(times))})")
-    print(f"fedrec / product {over_product:.2f}   (at most {MOST_OVER_PRODUCT})")
-    print(f"dense / fedrec   {over_dense:.2f}   (at least {LEAST_OVER_DENSE:.0f})")
+    print(f"factors / product {over_product:5.2f}   (at most {MOST_OVER_PRODUCT})")
+    print(f"dense / factors   {over_dense:5.2f}   (at least {LEAST_OVER_DENSE:.0f})")
+    print(f"indexed / factors {medians['indexed'] / medians['factors']:5.2f}")
+    print(f"scorer / product  {medians['scorer'] / medians['product']:5.2f}")
     print(f"places of the lists that both fill alike: {same:.4%}")  # products of other batches round otherwise
     fast = over_product <= MOST_OVER_PRODUCT and over_dense >= LEAST_OVER_DENSE
     return 0 if fast and same > 0.999 else 1

@@ -20,7 +20,7 @@ from fedrec.evaluation.statistics import (
     standardised_difference,
     wilcoxon,
 )
-from fedrec.evaluation.topk import Scorer, TopK, top_k
+from fedrec.evaluation.topk import Factors, Scorer, TopK, top_k
 
 __all__ = [
     "BETWEEN_GROUPS",
@@ -31,6 +31,7 @@ __all__ = [
     "Csr",
     "Evaluation",
     "EvaluationConfig",
+    "Factors",
     "GapTest",
     "Groups",
     "HeldOut",

@@ -16,8 +16,9 @@ from fedrec.evaluation.accuracy import ACCURACY, auc
 from fedrec.evaluation.candidates import N_SAMPLED, draw_candidates, top_k_among, with_relevant
 from fedrec.evaluation.config import Candidates
 from fedrec.evaluation.csr import Csr, rows_of
+from fedrec.evaluation.heaps import require_finite_scores
 from fedrec.evaluation.metrics import MetricName
-from fedrec.evaluation.topk import Ranking, Scorer, TopK, rank, require_finite_scores, score_chunks, top_k
+from fedrec.evaluation.topk import Ranking, Scorer, TopK, rank, score_chunks, top_k
 from fedrec.streams import Streams
 
 

@@ -13,14 +13,37 @@ from fedrec.errors import ConfigError, ModelError
 from fedrec.evaluation import plain
 from fedrec.evaluation.accuracy import auc
 from fedrec.evaluation.csr import Csr, rows_of, union_of
+from fedrec.evaluation.heaps import Heaps, require_finite_scores
 from fedrec.streams import GAMMA, Streams
 
 Scorer = Callable[[Tensor], Tensor]
 """[n] int64 user codes -> [n, n_items] scores; larger is better."""
 
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A scorer that is a product of two tables: the score of user u and item i is Σ_d users[u, d] items[i, d].
+
+    It can be called like any other. `top_k` takes the product tile by tile and never holds whole rows of scores, which
+    is faster than the product alone when that is written to memory.
+
+    Attributes:
+        users: [n_users, d] floating point.
+        items: [n_items, d] of the same type.
+    """
+
+    users: Tensor
+    items: Tensor
+
+    def __call__(self, users: Tensor) -> Tensor:
+        """Scores of every item, [n, n_items]."""
+        return self.users[users.to(self.users.device)] @ self.items.T
+
+
 SCORES_PER_CHUNK = 1 << 21  # 8 MB of float32: large enough for the scorer's matrix product, small enough for a cache
 
 _SCORES_PER_THREAD = 1 << 16  # fewer are ranked before another thread has begun
+_TILE_USERS, _TILE_ITEMS = 512, 1024  # 2 MB of float32, which are read again before they have left the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +154,9 @@ def rank(
     values, items = torch.empty((len(users), k), dtype=torch.float64), torch.empty((len(users), k), dtype=torch.int64)
     areas = None if relevant is None else torch.empty(len(users), dtype=torch.float64)
     steps = (item_keys + 1) * GAMMA
+    if isinstance(score, Factors) and relevant is None and watch is None and _can_tile(score, n_items):
+        _rank_factors(score, users, exclude, ties.starts("ties", user_keys[users]), steps, (values, items, None))
+        return Ranking(TopK(users, items, values))
     done = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for some, scores in score_chunks(score, users, n_items, chunk):
@@ -174,17 +200,6 @@ def score_chunks(
         yield some, scores.detach()
 
 
-def require_finite_scores(scores: Tensor) -> None:
-    """Raise a ModelError if a score is NaN or infinite."""
-    low, high = scores.aminmax()  # NaN and inf both reach the extremes: one pass, a tenth of the time of isfinite
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        bad = int((~torch.isfinite(scores)).sum())
-        raise ModelError(
-            f"score() returned {bad} NaN or infinite values for {len(scores)} users; "
-            "the model diverged and must not be ranked: lower its learning rate"
-        )
-
-
 _Into = tuple[Tensor, Tensor, Tensor | None]
 """Where the scores, items and areas of a chunk are written to."""
 
@@ -199,44 +214,26 @@ def _rank_compiled(
     into: _Into,
     pool: ThreadPoolExecutor,
 ) -> None:
-    from fedrec.evaluation._compiled import rank_rows
-
     # Half precision is widened, which neither makes nor breaks a tie.
     scores = (scores if scores.dtype in (torch.float32, torch.float64) else scores.float()).contiguous()
     n, n_items = scores.shape
-    integer = torch.int32 if scores.dtype == torch.float32 else torch.int64
-    infinite = torch.tensor(torch.inf, dtype=scores.dtype).view(integer).numpy()[()]
-    magnitude = infinite.dtype.type(torch.iinfo(integer).max)
+    out, wanted = union_of(exclude, users, n_items), None if relevant is None else union_of([relevant], users, n_items)
     values, items, areas = into
-    wins, others = torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.int64)
-    out_indptr, out_items = union_of(exclude, users, n_items)
-    none = torch.zeros(n + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
-    relevant_indptr, relevant_items = none if relevant is None else union_of([relevant], users, n_items)
 
-    def part(first: int, last: int) -> bool:
-        rows, ends = slice(first, last), slice(first, last + 1)
-        arguments = (
-            *(tensor.numpy() for tensor in (scores[rows], scores[rows].view(integer))),
-            magnitude,
-            infinite,
-            *(tensor.numpy() for tensor in (starts[rows], steps, out_indptr[ends], out_items)),
-            *(tensor.numpy() for tensor in (relevant_indptr[ends], relevant_items)),
-            torch.full((n_items,), -1).numpy(),
-            *(tensor[rows].numpy() for tensor in (values, items, wins, others)),
-        )
-        return bool(rank_rows(*arguments))
+    def part(first: int, last: int) -> None:
+        rows = slice(first, last)
+        heaps = Heaps.of(starts[rows], steps, (out[0][first : last + 1], out[1]), values.shape[1], scores.dtype)
+        heaps.enter(scores[rows], 0)
+        heaps.sort_into(values[rows], items[rows])
+        if areas is not None and wanted is not None:
+            areas[rows] = heaps.areas(scores[rows], (wanted[0][first : last + 1], wanted[1]))
 
     threads = max(1, min(torch.get_num_threads(), scores.numel() // _SCORES_PER_THREAD, n))
     bounds = [n * place // threads for place in range(threads + 1)]
     if threads == 1:
-        finite = part(0, n)
+        part(0, n)
     else:
-        finite = all(pool.map(part, bounds[:-1], bounds[1:]))
-    if not finite:
-        require_finite_scores(scores)
-    if areas is not None:
-        pairs = relevant_indptr.diff() * others
-        areas.copy_(torch.where(pairs > 0, wins.double() / (2 * pairs.clamp(min=1)), 0.5))
+        list(pool.map(part, bounds[:-1], bounds[1:]))
 
 
 def _rank_plain(
@@ -260,3 +257,48 @@ def _rank_plain(
         wanted = torch.zeros_like(candidates, dtype=torch.bool)
         wanted[row.to(wanted.device), item.to(wanted.device)] = True
         areas.copy_(auc(candidates, wanted))
+
+
+def _can_tile(factors: Factors, n_items: int) -> bool:
+    """Whether the tables are such as the compiled loops take; others are multiplied as any scorer would."""
+    users, items = factors.users, factors.items
+    return (
+        users.device.type == items.device.type == "cpu"
+        and users.dtype == items.dtype
+        and users.dtype in (torch.float32, torch.float64)
+        and len(items) == n_items
+    )
+
+
+def _rank_factors(
+    factors: Factors, users: Tensor, exclude: Sequence[Csr], starts: Tensor, steps: Tensor, into: _Into
+) -> None:
+    table = factors.items.detach()
+    values, items, _ = into
+    k, n_items = values.shape[1], len(table)
+
+    def part(first: int) -> None:
+        rows = slice(first, first + _TILE_USERS)
+        vectors = factors.users.detach()[users[rows]]
+        out = union_of(exclude, users[rows], n_items)
+        heaps = Heaps.of(starts[rows], steps, out, k, table.dtype)
+        tile = torch.empty(len(vectors), min(_TILE_ITEMS, n_items), dtype=table.dtype)
+        for begin in range(0, n_items, _TILE_ITEMS):
+            some = table[begin : begin + _TILE_ITEMS]
+            if len(some) < tile.shape[1]:
+                tile = torch.empty(len(vectors), len(some), dtype=table.dtype)
+            heaps.enter(torch.mm(vectors, some.T, out=tile), begin)
+        heaps.sort_into(values[rows], items[rows])
+
+    begins = range(0, len(users), _TILE_USERS)
+    threads_before = torch.get_num_threads()
+    threads = min(threads_before, len(begins))
+    if threads <= 1:
+        for begin in begins:
+            part(begin)
+        return
+    try:  # one product a thread: what torch is told in a thread of the pool reaches the threads that come after it
+        with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            list(pool.map(part, begins))
+    finally:
+        torch.set_num_threads(threads_before)

@@ -16,7 +16,7 @@ from fedrec.evaluation import topk
 from fedrec.evaluation.accuracy import auc
 from fedrec.evaluation.csr import Csr, rows_of, tie_hash, union_of
 from fedrec.evaluation.plain import BLOCK, _largest
-from fedrec.evaluation.topk import Ranking, TopK, rank, top_k
+from fedrec.evaluation.topk import Factors, Ranking, TopK, rank, top_k
 from fedrec.streams import Streams, keys_of
 
 from .small import csr_of
@@ -80,8 +80,8 @@ def reference(scores: Tensor, k: int, excluded: list[list[int]]) -> list[list[in
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Tensor, int, list[list[int]]]:
-    """Scores with many ties or none, some items excluded; 150 items reach the path over blocks."""
-    n_users, n_items = draw(st.integers(1, 4)), draw(st.sampled_from([1, 5, 16, 40, 150]))
+    """Scores with many ties or none, some items excluded; from 150 items on blocks are looked at."""
+    n_users, n_items = draw(st.integers(1, 4)), draw(st.sampled_from([1, 5, 16, 40, 150, 700]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     levels = draw(st.sampled_from([1, 2, 5, 1_000_000]))
     scores = torch.randint(levels, (n_users, n_items), generator=generator).float() / 4 - 1
@@ -154,6 +154,58 @@ def test_threads_find_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     scores[39, 332] = torch.nan
     with pytest.raises(ModelError, match="1 NaN or infinite"):
         ranked(scores, 7, out)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_in_tiles_finds_the_lists_of_the_product(
+    threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers, so that products are exact in any order and there are many ties."""
+    draw = torch.Generator().manual_seed(8)
+    factors = Factors(*(torch.randint(-3, 4, (n, 3), generator=draw).to(dtype) for n in (23, 411)))
+    out = csr_of([list(range(user, 300, 2)) for user in range(22)] + [list(range(405))])
+    monkeypatch.setattr(topk, "_TILE_USERS", 5)
+    monkeypatch.setattr(topk, "_TILE_ITEMS", 100)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tiled = top_k(
+            factors,
+            torch.arange(23),
+            9,
+            exclude=[out, csr_of([[410]] * 23)],
+            user_keys=keys("u", 23),
+            item_keys=keys("i", 411),
+            ties=TIES,
+        )
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    whole = ranked(factors(torch.arange(23)), 9, out, csr_of([[410]] * 23))
+    assert torch.equal(tiled.items, whole.items)
+    assert torch.equal(tiled.scores, whole.scores)
+    assert tiled.items[22].tolist()[5:] == [-1] * 4
+
+
+def test_a_product_that_is_not_finite_raises() -> None:
+    factors = Factors(torch.ones(4, 2), torch.ones(30, 2))
+    factors.items[29, 1] = torch.inf
+    with pytest.raises(ModelError, match="4 NaN or infinite"):
+        top_k(factors, torch.arange(4), 2, exclude=(), user_keys=keys("u", 4), item_keys=keys("i", 30), ties=TIES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_product_in_half_precision_is_ranked_as_any_scorer(dtype: torch.dtype) -> None:
+    factors = Factors(torch.ones(2, 1, dtype=dtype), torch.arange(5.0).to(dtype).unsqueeze(1))
+    found = top_k(factors, torch.arange(2), 2, exclude=(), user_keys=keys("u", 2), item_keys=keys("i", 5), ties=TIES)
+    assert found.items.tolist() == [[4, 3], [4, 3]]
+
+
+def test_a_product_of_the_wrong_catalogue_raises() -> None:
+    factors = Factors(torch.ones(2, 1), torch.ones(4, 1))
+    with pytest.raises(ModelError, match=r"return floating-point scores of shape \[2, 5\]"):
+        top_k(factors, torch.arange(2), 2, exclude=(), user_keys=keys("u", 2), item_keys=keys("i", 5), ties=TIES)
 
 
 def test_a_watcher_is_shown_every_score_once() -> None:
