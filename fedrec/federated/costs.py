@@ -25,7 +25,7 @@ class Communication:
 
 
 class Broadcasts:
-    """What a client has to download in one round.
+    """What clients have to download in one round.
 
     The whole of every tensor: a client that fetched only the rows it needs would tell the server its history. But each
     tensor once a round: what an earlier query of the round brought is not sent again. A tensor is known by its values.
@@ -33,15 +33,27 @@ class Broadcasts:
 
     def __init__(self) -> None:
         self._round = 0
-        self._sent: list[Tensor] = []
+        self._sent: list[tuple[Tensor, int]] = []
 
-    def bytes(self, query: Query, round: int) -> int:
-        """What a query adds to the download of one client."""
+    def bytes(self, query: Query, round: int, receivers: int) -> int:
+        """What a query adds to the downloads of all clients that it is sent to.
+
+        Args:
+            query: what is asked.
+            round: of the query.
+            receivers: how many clients it is sent to. A round's participants are among everyone, so that a query to
+                more clients than an earlier one sends what that one brought to the others only.
+        """
         if round != self._round:
             self._round, self._sent = round, []
-        new = [tensor for tensor in query.broadcast.values() if not any(_same(tensor, old) for old in self._sent)]
-        self._sent += new
-        return sum(tensor.numel() * tensor.element_size() for tensor in new)
+        sent, total = self._sent, 0
+        for tensor in query.broadcast.values():
+            have = max((number for old, number in self._sent if _same(tensor, old)), default=0)
+            if receivers > have:
+                total += (receivers - have) * tensor.numel() * tensor.element_size()
+                sent = [*sent, (tensor, receivers)]
+        self._sent = sent
+        return total
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -187,7 +187,7 @@ class LocalEngine:
             clipped=tally.clipped + behind.clipped,
             refused=dict(tally.refused + behind.refused),
             bytes_up=tally.sent + behind.sent,
-            bytes_down=drawn.drawn * self._broadcasts.bytes(query, round),
+            bytes_down=self._broadcasts.bytes(query, round, drawn.drawn),
             delayed=behind.answered,
             late=0 if arrived is None else arrived.answered,
         )

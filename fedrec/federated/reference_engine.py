@@ -58,7 +58,7 @@ class ReferenceEngine:
         self._memory: dict[str, dict[int, Tensor | tuple[Tensor, Tensor]]] = {}
         self._before: dict[str, dict[int, Tensor | tuple[Tensor, Tensor]]] = {}
         self._late: dict[tuple[int, int], list[tuple[str, int, Tables]]] = {}
-        self._sent: tuple[int, list[Tensor]] = (0, [])
+        self._sent: tuple[int, list[tuple[Tensor, int]]] = (0, [])
 
     @property
     def expected(self) -> float:
@@ -109,7 +109,7 @@ class ReferenceEngine:
         if self.participation.late == "fold" and late:
             self._late[round + self.participation.delay, phase] = sent
         return Totals(
-            sums, answered, clipped, dict(refused), bytes_up, drawn * self._new_bytes(query, round), delayed, arrived
+            sums, answered, clipped, dict(refused), bytes_up, self._bytes_down(query, round, drawn), delayed, arrived
         )
 
     def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
@@ -247,17 +247,16 @@ class ReferenceEngine:
             },
         )
 
-    def _new_bytes(self, query: Query, round: int) -> int:
-        """What a client downloads: the tensors that no earlier query of the round had."""
+    def _bytes_down(self, query: Query, round: int, drawn: int) -> int:
+        """What the clients download: the tensors that they had from no earlier query of the round."""
         if self._sent[0] != round:
             self._sent = round, []
-        new = [
-            tensor
-            for tensor in query.broadcast.values()
-            if not any(tensor.dtype == old.dtype and torch.equal(tensor, old) for old in self._sent[1])
-        ]
-        self._sent[1].extend(new)
-        return sum(tensor.numel() * tensor.element_size() for tensor in new)
+        size, earlier = 0, list(self._sent[1])
+        for tensor in query.broadcast.values():
+            have = [clients for old, clients in earlier if tensor.dtype == old.dtype and torch.equal(tensor, old)]
+            size += max(0, drawn - max(have, default=0)) * tensor.numel() * tensor.element_size()
+            self._sent[1].append((tensor, drawn))
+        return size
 
 
 def _fixed_size(rate: float, clients: int) -> int:

@@ -32,7 +32,7 @@ from fedrec.federated import (
 from fedrec.federated.methods import EgoLightGCN, EgoLightGCNConfig, Popularity, PopularityConfig
 from fedrec.federated.participation import participants
 from fedrec.federated.population import _favourite, silos_of
-from fedrec.federated.queries import Count, Gram
+from fedrec.federated.queries import Count, Gram, LocalTraining
 from fedrec.privacy import Clip, Gaussian, PlannedRelease, PrivacyConfig, Schedule, SeededNoise
 from fedrec.recommenders import Training
 from fedrec.recommenders.trainer import Stopping
@@ -269,6 +269,22 @@ def test_what_a_round_has_sent_is_not_sent_again(devices: Devices) -> None:
     assert engine.sum(replace(query, items=query.items.clone()), round=1, phase=1).bytes_down == 0
     assert engine.sum(replace(query, items=query.items + 1), round=1, phase=2).bytes_down == table
     assert engine.sum(query, round=2).bytes_down == table
+
+
+def test_whoever_took_no_part_in_a_round_downloads_it_all_when_everyone_is_asked(devices: Devices) -> None:
+    @dataclass(frozen=True, eq=False)
+    class ToAll(LocalTraining):
+        everyone = True
+
+    for kind in (LocalEngine, ReferenceEngine):
+        engine, query = kind(devices, Streams(0), ParticipationConfig(rate=0.5)), training_query()
+        table = 25 * 4 * 8
+        some = engine.sum(query, round=1).bytes_down
+        assert 0 < some < 40 * table
+        everyone = ToAll(**query.broadcast, **query.settings)  # type: ignore[arg-type]
+        assert engine.sum(everyone, round=1, phase=1).bytes_down == 40 * table - some
+        assert engine.sum(everyone, round=1, phase=2).bytes_down == 0
+        assert engine.sum(query, round=1, phase=3).bytes_down == 0
 
 
 def test_a_method_may_ask_for_single_answers(devices: Devices) -> None:
