@@ -19,6 +19,7 @@ Words = npt.NDArray[np.uint32]
 """Integers modulo 2^32."""
 
 _HALF = 2**31
+_ROUNDING = 1e-12  # relative; scaling an answer to a clip may leave an entry some 1e-16 above it
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.bound) and self.bound > 0 and self.answers >= 1):
             raise PrivacyError(f"fixed point: bound = {self.bound}, answers = {self.answers}; both must be above 0")
-        if self.bound * 2.0**self.bits < 1:
+        if (_HALF - 1) / self.answers <= 0.5 or self.bound * 2.0**self.bits < 1:
             raise PrivacyError(
                 f"fixed point: 32 bits cannot hold a sum of {self.answers} answers; sum in groups of fewer users"
             )
@@ -63,17 +64,17 @@ class FixedPoint:
         """The words of an answer.
 
         Args:
-            values: float64 of any shape.
+            values: float64 of any shape. What exceeds the bound by rounding alone is taken for the bound.
 
         Raises:
             PrivacyError: if a value is not finite or larger than the bound.
         """
         largest = float(np.abs(values).max(initial=0.0))
-        if not largest <= self.bound:  # also where it is NaN
+        if not largest <= self.bound * (1 + _ROUNDING):  # also where it is NaN
             raise PrivacyError(
                 f"fixed point: an entry of size {largest} and a bound of {self.bound}; clip the answer before encoding"
             )
-        return np.rint(np.ldexp(values, self.bits)).astype(np.int64).astype(np.uint32)
+        return np.rint(np.ldexp(values.clip(-self.bound, self.bound), self.bits)).astype(np.int64).astype(np.uint32)
 
     def decode(self, total: Words) -> npt.NDArray[np.float64]:
         """The sum that words modulo 2^32 stand for: float64 of the same shape."""
