@@ -76,6 +76,12 @@ def test_the_example_query_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert totals.sums["first"].flatten().tolist() == [0, 2, 0, 0]
 
 
+def test_the_privacy_model_names_every_query_that_a_device_answers() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/privacy.md").read_text(), flags=re.MULTILINE)
+    own = {kind for kind, query in QUERIES.items() if query.__module__.startswith("fedrec.")}
+    assert sorted(re.findall(r"`([a-z-]+)`", " ".join(rows))) == sorted(own)
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/extending.md"])
 def test_toml_is_valid(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("my_methods")

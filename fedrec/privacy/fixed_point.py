@@ -74,7 +74,8 @@ class FixedPoint:
             raise PrivacyError(
                 f"fixed point: an entry of size {largest} and a bound of {self.bound}; clip the answer before encoding"
             )
-        return np.rint(np.ldexp(values.clip(-self.bound, self.bound), self.bits)).astype(np.int64).astype(np.uint32)
+        within: npt.NDArray[np.float64] = np.clip(values, -self.bound, self.bound)
+        return np.rint(np.ldexp(within, self.bits)).astype(np.int64).astype(np.uint32)
 
     def decode(self, total: Words) -> npt.NDArray[np.float64]:
         """The sum that words modulo 2^32 stand for: float64 of the same shape."""

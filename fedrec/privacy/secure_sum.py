@@ -14,7 +14,10 @@ the mask key of the one who dropped and removes them, and the seeds of those who
 shares of one user, which would open y_u. PRG is ChaCha20, s_uv comes from X25519 and HKDF-SHA256, bound to the session.
 
 Within its trust model: the server follows the protocol and fewer than `threshold` of a user's neighbours tell it what
-they know. A server that names different survivors to different users is not detected (that takes signatures).
+they know. With k neighbours there is one more condition: those who tell it, together with those who are lost, must not
+cut the ring of users in two. Where k/2 of them sit side by side at two places, no mask spans the gaps, and the server
+learns the sum of each part. So the ring's order must be random, and k large enough to make that unlikely (Bell et al.
+say how large). A server that names different survivors to different users is not detected (that takes signatures).
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from fedrec.errors import PrivacyError
-from fedrec.privacy import shamir
+from fedrec.privacy import Clip, scales, shamir
 from fedrec.privacy.fixed_point import FixedPoint, Words
 from fedrec.privacy.secure_sum import Advert, Masked, Sealed, Session, Shares, Summand, open_sum
 
@@ -26,17 +27,17 @@ class Round:
     def run(
         self, *, before: tuple[int, ...] = (), after_sharing: tuple[int, ...] = (), late: tuple[int, ...] = ()
     ) -> Words:
-        adverts: list[Advert] = [user.advertise() for user in self.users.values()]
+        self.adverts: list[Advert] = [user.advertise() for user in self.users.values()]
         sharing = [number for number in self.users if number not in before]
-        there = [advert for advert in adverts if advert.user in sharing]
+        there = [advert for advert in self.adverts if advert.user in sharing]
         self.boxes: list[Sealed] = [box for number in sharing for box in self.users[number].share(there)]
         masking = [number for number in sharing if number not in after_sharing]
         self.masked: list[Masked] = [
             self.users[number].mask(self.answers[number], [b for b in self.boxes if b.sender in sharing])
             for number in masking
         ]
-        revealed: list[Shares] = [self.users[number].unmask(masking) for number in masking if number not in late]
-        return open_sum(self.session, adverts, sharing, self.masked, revealed)
+        self.revealed: list[Shares] = [self.users[number].unmask(masking) for number in masking if number not in late]
+        return open_sum(self.session, self.adverts, sharing, self.masked, self.revealed)
 
 
 def words(session: Session, seed: int = 0) -> dict[int, Words]:
@@ -114,6 +115,28 @@ def test_no_user_reveals_both_secrets_of_another() -> None:
     shares = done.users[1].unmask([1, 2, 3])
     assert set(shares.seeds) == {2, 3}
     assert set(shares.mask_keys) == {4}
+
+
+def test_colluders_side_by_side_at_two_places_of_the_ring_learn_the_sum_of_each_part() -> None:
+    """The limit that the module states: no honest user has `threshold` colluding neighbours, and it is not enough."""
+    session = Session(tuple(range(1, 13)), length=5, threshold=3, neighbors=4, label="sum")
+    answers, colluders, part = words(session), (1, 2, 7, 8), [3, 4, 5, 6]
+    honest = [user for user in session.users if user not in colluders]
+    assert all(len(set(colluders) & set(session.neighbors_of(user))) < session.threshold for user in honest)
+    done = Round(session, answers)
+    done.run()
+    # To the server that they help they are as good as lost: it has their mask keys.
+    keys = {
+        user: shamir.split(done.users[user]._mask_key.private_bytes_raw(), range(1, 13), session.threshold)
+        for user in colluders
+    }
+    known = [
+        replace(shares, mask_keys={user: keys[user][session.point_of(shares.user)] for user in colluders})
+        for shares in done.revealed
+    ]
+    masked = [answer for answer in done.masked if answer.user in part]
+    found = open_sum(session, done.adverts, [*part, *colluders], masked, known)
+    assert np.array_equal(found, plain(answers, part))
 
 
 def test_a_box_that_was_tampered_with_is_refused() -> None:
@@ -214,9 +237,20 @@ def test_what_does_not_fit_is_refused_and_never_wraps(value: float) -> None:
         FixedPoint(bound=1.0, answers=10).encode(np.array([0.0, value]))
 
 
+def test_an_answer_that_rounding_leaves_above_its_clip_is_taken_and_does_not_overflow() -> None:
+    norms = 5 + 0.37 * torch.arange(1, 2000, dtype=torch.float64)
+    clipped = (norms * scales(norms.square(), Clip(0.1))).numpy()
+    assert (clipped > 0.1).any()
+    point = FixedPoint(bound=0.1, answers=len(clipped))
+    total = point.decode(np.sum(point.encode(clipped), dtype=np.uint32, keepdims=True))
+    assert abs(float(total[0]) - clipped.sum()) <= point.largest_error
+
+
 def test_fixed_point_refuses_what_32_bits_cannot_hold() -> None:
     with pytest.raises(PrivacyError, match="groups of fewer users"):
         FixedPoint(bound=1.0, answers=2**31)
+    with pytest.raises(PrivacyError, match="groups of fewer users"):
+        FixedPoint(bound=1.0, answers=2**33)
     with pytest.raises(PrivacyError, match="above 0"):
         FixedPoint(bound=0.0, answers=2)
 
