@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedrec.components import build_config
-from fedrec.data import Interactions, LeaveOneOut, Vocabulary, split
+from fedrec.data import Interactions, LeaveOneOut, Split, Vocabulary, split
 from fedrec.errors import ModelError
 from fedrec.evaluation import EvaluationConfig, evaluate, make_validator
 from fedrec.federated import METHODS, FederatedRecommender
@@ -19,6 +19,8 @@ from fedrec.recommenders import RECOMMENDERS, Recommender, Scorer, Training, neg
 from fedrec.streams import Streams
 from fedrec.testing import check_no_leak
 from tests.testing.variants import CENTRAL, FEDERATED, TRAINED
+
+LONGER: dict[str, Any] = {"dim": 32, "rounds": 40, "stopping": {"every": 5, "patience": 10}}
 
 
 def build(kind: str, settings: dict[str, Any]) -> Recommender:
@@ -38,28 +40,64 @@ def test_every_registered_method_has_its_canary() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        ("ego-lightgcn", {"dim": 8, "rounds": 20, "stopping": {"every": 2, "patience": 2}}),
+        ("ego-lightgcn", LONGER),
         ("lightgcn", {"dim": 8, "epochs": 10, "stopping": {"every": 2, "patience": 2}}),
     ],
 )
 def test_the_whole_way_from_split_to_test_is_at_chance_on_random_items(kind: str, settings: dict[str, Any]) -> None:
     """Splitting, validating, stopping early and testing together: no step lets the test items through."""
-    n_users, n_items, size = 600, 80, 8
+    # A false alarm once in 16,000 seeds.
+    assert abs(deviations_from_chance(kind, settings, random_split(n_users=600))) < 4
+
+
+def test_negatives_outside_train_validation_and_test_are_caught_on_the_whole_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same split and settings as above; only the negatives are drawn outside everything that a user has."""
+    parts = random_split(n_users=600)
+    rows = [
+        np.concatenate([part.item[part.user == user] for part in (parts.train, parts.valid, parts.test)])
+        for user in range(600)
+    ]
+    everything = {
+        int(key): torch.from_numpy(np.sort(row)) for key, row in zip(parts.train.users.keys, rows, strict=True)
+    }
+
+    def leaking(
+        draw: Streams, keys: Tensor, indptr: Tensor, items: Tensor, owner: Tensor, counter: Tensor, n_items: int
+    ) -> Tensor:
+        of_cohort = [everything[key] for key in keys.tolist()]
+        ends = torch.tensor([0, *map(len, of_cohort)]).cumsum(0)
+        return negatives(draw, keys, ends, torch.cat(of_cohort), owner, counter, n_items)
+
+    monkeypatch.setenv("FEDREC_COMPILED", "0")  # the compiled loop draws its negatives itself
+    monkeypatch.setattr("fedrec.federated.queries.local_training.negatives", leaking)
+    assert deviations_from_chance("ego-lightgcn", LONGER, parts) > 4
+
+
+def random_split(n_users: int) -> Split:
+    """Users with random items, split by time into train, validation and test: there is nothing to learn."""
+    n_items, size = 80, 8
     generator = torch.Generator().manual_seed(5)
     items = torch.stack([torch.randperm(n_items, generator=generator)[:size] for _ in range(n_users)]).flatten()
     users = Vocabulary(tuple(map(str, range(n_users))))
     catalogue = Vocabulary(tuple(map(str, range(n_items))))
     user = np.repeat(np.arange(n_users), size)
     together = Interactions(user, items.numpy(), users, catalogue, time=np.arange(len(user), dtype=np.float64))
-    parts = split(together, LeaveOneOut(), Streams(0))
+    return split(together, LeaveOneOut(), Streams(0))
+
+
+def deviations_from_chance(kind: str, settings: dict[str, Any], parts: Split) -> float:
+    """Fit a method as a run does, and test it once: how far the hit rate is from that of random lists."""
     measure = EvaluationConfig(k=(10,))
     recommender = build(kind, settings)
     validator = make_validator(parts, measure, seed=0)
     recommender.fit(parts.train, Training(device="cpu", validator=validator))
-    chance = 10 / (n_items - size + 1)
+    n_users, known = len(parts.test), (len(parts.train) + len(parts.valid)) // len(parts.test)
+    chance = 10 / (parts.train.n_items - known)
     deviation = math.sqrt(chance * (1 - chance) / n_users)
     found = evaluate(recommender.score, parts, measure, seed=0).value("hit-rate@10")
-    assert abs(found - chance) < 4 * deviation  # a false alarm once in 16,000 seeds
+    return (found - chance) / deviation
 
 
 def test_negatives_drawn_around_the_held_out_item_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
