@@ -138,12 +138,13 @@ def train(
                 best = _copy(learner.state())
             else:
                 now.stale += 1
-        for row in rows:
-            training.log(*row)
         logged += rows
-        training.progress(now.step, steps, now.best_value if watching and now.best_step else None)
+        # Saved first: a step of which somebody was told a number is not done again with other noise.
         if look if save_every is None else now.step % save_every == 0 or now.step == steps:
             _save(learner, training, now, best, logged)
+        for row in rows:
+            training.log(*row)
+        training.progress(now.step, steps, now.best_value if watching and now.best_step else None)
     if watching and best:
         learner.restore(best)
 

@@ -83,6 +83,16 @@ def test_stops_when_patience_is_exhausted_and_restores_the_best_state() -> None:
     assert progress.seen == [(step, 100, value) for step, value in enumerate(best, start=1)]
 
 
+def test_a_step_is_saved_before_anyone_is_told_of_it() -> None:
+    """A released number that was seen may not be drawn again, and noise from the operating system would be."""
+    training, stopping = Training(checkpoints=MemoryCheckpoints()), Stopping(every=1, patience=0)
+    with pytest.raises(KilledError):
+        train(RandomWalk(), replace(training, progress=KillAt(3)), steps=5, stopping=stopping, save_every=1)
+    resumed = RandomWalk()
+    train(resumed, training, steps=5, stopping=stopping, save_every=1)
+    assert resumed.steps_done == 2  # 4 and 5
+
+
 def test_looks_at_the_last_step_too() -> None:
     walk, validator = RandomWalk(), Scripted(0.1, 0.2, 0.3)
     train(walk, Training(validator=validator), steps=7, stopping=Stopping(every=3, patience=5))
