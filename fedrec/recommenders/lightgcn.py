@@ -48,6 +48,8 @@ class LightGCNConfig(Config):
         negatives: drawn for each training item, or for each step by "shared-softmax"; "softmax" needs none.
         negative_power: "shared-softmax" draws items in proportion to their degree to this power; with 1 as if they were
             the items of other users in the batch.
+        activity_power: "shared-softmax" weighs the items of a user with d of them by d to minus this power in a step's
+            mean: 0 weighs all interactions alike, 1 all users, as metrics do.
         l2: weight of half the mean squared norm of the layer-0 rows in a step.
         stopping: when to look at the validation metric and when to stop; a step of the trainer is an epoch.
     """
@@ -65,6 +67,7 @@ class LightGCNConfig(Config):
     batch: int = Field(256, ge=1)
     negatives: int = Field(1, ge=1)
     negative_power: float = Field(1.0, ge=0)
+    activity_power: float = Field(0.0, ge=0, le=1)
     l2: float = Field(0.0, ge=0)
     stopping: Stopping = Stopping(every=5, patience=8)
 
@@ -187,7 +190,9 @@ class LightGCNLearner:
                 negative = sample_by_popularity(generator, self.popularity, config.negative_power, config.negatives)
                 shared = SharedNegatives.of(negative, len(users), owner, item, n_items)
                 others = self._select(user_table, users) / temperature @ self._select(item_table, shared.items).T
-                loss = shared_softmax(positive, others + self._there(shared.correction), self._there(owner))
+                others = others + self._there(shared.correction)
+                weight = self._there(owner.bincount().float()[owner].pow(-config.activity_power))
+                loss = shared_softmax(positive, others, self._there(owner), weight)
             else:
                 negative = sample_negatives(generator, self.outside, user, self.config.negatives)
                 of_negative = self._select(item_table, negative.view(-1)).view(*negative.shape, -1)

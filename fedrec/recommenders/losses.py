@@ -64,7 +64,7 @@ def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
     return (together.logsumexp(dim=1) - positive).mean()
 
 
-def shared_softmax(positive: Tensor, negative: Tensor, owner: Tensor) -> Tensor:
+def shared_softmax(positive: Tensor, negative: Tensor, owner: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy against negatives that a batch shares: the mean of log(exp s_ui + Σ_j exp s_uj) − s_ui.
 
     One matrix product scores them for all interactions of a user (sampled softmax; Wu et al. 2022).
@@ -73,10 +73,11 @@ def shared_softmax(positive: Tensor, negative: Tensor, owner: Tensor) -> Tensor:
         positive: [m] scores of interactions (u, i).
         negative: [users, n] scores of the shared negatives j.
         owner: [m] int64 row of each interaction in `negative`.
+        weight: [m] of each interaction in the mean.
 
     Returns:
         A scalar; log(1 + n) where all scores are alike. `sampled_softmax` of the same scores, a user's repeated for
         each of their interactions.
     """
-    together = torch.logaddexp(negative.logsumexp(dim=1).index_select(0, owner), positive)
-    return (together - positive).mean()
+    losses = torch.logaddexp(negative.logsumexp(dim=1).index_select(0, owner), positive) - positive
+    return (losses * weight).sum() / weight.sum()

@@ -55,7 +55,7 @@ def test_finds_planted_blocks(loss: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
-    config = settings(loss=loss, batch=1000, l2=0.1, negatives=2, temperature=0.5)
+    config = settings(loss=loss, batch=1000, l2=0.1, negatives=2, temperature=0.5, activity_power=0.5)
     learner = LightGCNLearner(config, TRAIN, seed=4, device=CPU)
     embedding = learner.state()["embedding"].clone().requires_grad_()
     adjacency = BipartiteGraph.of(TRAIN).adjacency.to_dense()
@@ -90,7 +90,11 @@ def test_first_epoch_is_adam_on_the_dense_loss(loss: str) -> None:
         if loss == "bpr":
             expected = -torch.sigmoid(positive.unsqueeze(1) - others).log().mean()
         else:
-            expected = -torch.cat([positive.unsqueeze(1), others], dim=1).log_softmax(dim=1)[:, 0].mean()
+            losses = -torch.cat([positive.unsqueeze(1), others], dim=1).log_softmax(dim=1)[:, 0]
+            # Only the shared softmax weighs a user's items, here by 1/√d.
+            power = -0.5 if loss == "shared-softmax" else 0.0
+            weight = torch.bincount(user)[user].float().pow(power)
+            expected = (losses * weight).sum() / weight.sum()
     expected = expected + 0.1 / 2 * penalty
     (gradient,) = torch.autograd.grad(expected, embedding)
 

@@ -50,8 +50,11 @@ def test_shared_softmax_is_sampled_softmax_with_the_negatives_repeated() -> None
     generator = torch.Generator().manual_seed(0)
     owner = torch.tensor([0, 0, 1])
     positive, shared = torch.randn(3, generator=generator), torch.randn(2, 5, generator=generator)
-    torch.testing.assert_close(shared_softmax(positive, shared, owner), sampled_softmax(positive, shared[owner]))
-    assert shared_softmax(torch.tensor([-1e4]), torch.tensor([[1e4]]), torch.tensor([0])).item() == 2e4
+    repeated, alike = sampled_softmax(positive, shared[owner]), torch.ones(3)
+    torch.testing.assert_close(shared_softmax(positive, shared, owner, alike), repeated)
+    first = shared_softmax(positive, shared, owner, torch.tensor([2.0, 0.0, 0.0]))
+    torch.testing.assert_close(first, sampled_softmax(positive[:1], shared[:1]))
+    assert shared_softmax(torch.tensor([-1e4]), torch.tensor([[1e4]]), torch.tensor([0]), alike[:1]).item() == 2e4
 
 
 def test_softmax_by_hand() -> None:
