@@ -140,8 +140,10 @@ def compare(
 
     The bootstrap test resamples users' differences d and shifts them to a mean of zero: p is the share of resampled
     means m* with |m* − m| >= |m|, counting the data as one resample, so that p is never 0 (Efron and Tibshirani 1993,
-    chapter 16; Smucker, Allan and Carterette 2007). Wilcoxon's test ranks |d| and leaves out users with d = 0, so
-    differences are rounded to 12 decimals: it would rank the rounding of means over seeds like any other difference.
+    chapter 16; Smucker, Allan and Carterette 2007). With few values, such as those of a hit rate, many resamples lie
+    exactly as far away as the data and must count: both sides are compared to 12 decimals. Wilcoxon's test ranks |d|
+    and leaves out users with d = 0, so differences are rounded likewise: it would rank the rounding of means over
+    seeds like any other difference.
 
     Args:
         a, b: [users] or [seeds, users] values of the same users in the same order; the numbers of seeds may differ.
@@ -158,7 +160,7 @@ def compare(
     mean = d.mean()
     means = bootstrap_means(d.unsqueeze(0), generator, samples)
     low, high = _percentiles(means, level)
-    as_far = int(((means - mean).abs() >= mean.abs()).sum())
+    as_far = int(((means - mean).abs() >= mean.abs() - 10.0**-_DECIMALS).sum())
     paired = a.dim() == b.dim() == 2 and len(a) == len(b)
     return Comparison(
         Interval(float(mean), float(low), float(high)),

@@ -134,6 +134,15 @@ def test_the_order_of_seeds_makes_no_difference_to_rank() -> None:
     assert (found.difference.mean, found.p_bootstrap, found.p_wilcoxon) == (0.0, 1.0, 1.0)
 
 
+def test_resamples_exactly_as_far_away_as_the_data_count() -> None:
+    """Tenths of which six gain and two lose: whether |m* - m| = |m| must not hang on the rounding of their sums."""
+    gains = torch.tensor([1] * 6 + [-1] * 2 + [0] * 22)
+    drawn = torch.randint(30, (2000, 30), generator=generator())
+    as_far = int(((gains[drawn].sum(dim=1) - 4).abs() >= 4).sum())
+    found = compare(0.1 * gains.double(), torch.zeros(30), generator(), samples=2000)
+    assert found.p_bootstrap == (1 + as_far) / 2001
+
+
 def test_compare_averages_over_seeds_first() -> None:
     a, b = normal(3, 40), normal(40, seed=1)
     assert compare(a, b, generator(), samples=99) == compare(a.mean(0), b, generator(), samples=99)
