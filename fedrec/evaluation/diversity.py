@@ -18,6 +18,7 @@ from fedrec.evaluation.csr import Csr
 
 _SMOOTHING = 0.01  # α of Steck 2018: large enough to be finite, small enough not to matter
 _SHARES_PER_CHUNK = 1 << 22  # 32 MB of float64
+_LANCZOS_ROOM = 4  # a Lanczos basis has twice as many vectors as are sought, which the matrix must have room for
 
 
 def exposure(items: Tensor, n_items: int) -> Tensor:
@@ -114,7 +115,7 @@ def popularity_lift(items: Tensor, popularity: Tensor, history: Tensor) -> float
         history: [users] mean popularity of each user's own training items, above 0.
 
     Returns:
-        A number above 0; neither direction is better.
+        A number from 0 upwards; neither direction is better.
     """
     return float(_mean_over_list(items, popularity.double()).mean() / history.mean())
 
@@ -177,20 +178,26 @@ def embedding_diversity(items: Tensor, embeddings: Tensor) -> Tensor:
 def item_factors(train: Interactions, dim: int) -> Tensor:
     """Items as users see them: [n_items, ≤ dim] float64 rows of V·Σ, the truncated SVD of the training matrix.
 
-    Cosines of two rows are those of the two items' columns in the best approximation of that rank. Randomised SVD
-    (Halko, Martinsson and Tropp 2011, in scikit-learn) from a fixed start: the same for every arm and seed.
+    Cosines of two rows are those of the two items' columns in the best approximation of that rank. Lanczos iterations
+    (ARPACK, in SciPy) from a fixed start find it to rounding, where a randomised SVD of few iterations is off by 0.001
+    in the metric's mean; a small matrix, in which they would break down, is decomposed as a whole.
 
     Args:
         train: the training interactions; an item without any has a zero row.
         dim: dimensions; no more than the smaller side of the matrix.
     """
     from scipy.sparse import csr_array
-    from sklearn.utils.extmath import randomized_svd
+    from scipy.sparse.linalg import svds
 
     ones = np.ones(len(train))
     matrix = csr_array((ones, (train.user, train.item)), shape=(train.n_users, train.n_items))
-    _, values, rows = randomized_svd(matrix, min(dim, *matrix.shape), n_iter=4, random_state=0)
-    factors = torch.from_numpy(np.ascontiguousarray(rows.T * values))
+    smaller = min(matrix.shape)
+    if smaller <= _LANCZOS_ROOM * dim:
+        _, values, rows = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    else:
+        _, values, rows = svds(matrix, dim, v0=np.random.default_rng(0).uniform(size=smaller))
+        values, rows = values[::-1], rows[::-1]
+    factors = torch.from_numpy(np.ascontiguousarray(rows[:dim].T * values[:dim]))
     factors[torch.from_numpy(train.item_degrees == 0)] = 0.0
     return factors
 

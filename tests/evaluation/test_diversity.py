@@ -213,6 +213,18 @@ def test_item_factors_are_of_full_rank_the_items_columns() -> None:
     assert diversity.item_factors(train, 2).shape == (5, 2)
 
 
+def test_item_factors_are_the_best_approximation() -> None:
+    """Products of rows are those of the dense SVD, truncated, although the spectrum of random data is flat."""
+    generator = np.random.default_rng(1)
+    matrix = (generator.random((60, 80)) < 0.2).astype(float)
+    train = split_of(60, 80, [(int(u), int(i)) for u, i in np.argwhere(matrix)], [], []).train
+    _, values, rows = np.linalg.svd(matrix)
+    expected = rows[:5].T * values[:5]
+    factors = diversity.item_factors(train, 5)
+    assert factors.shape == (80, 5)
+    np.testing.assert_allclose((factors @ factors.T).numpy(), expected @ expected.T, atol=1e-9)
+
+
 def test_calibration_error_by_hand() -> None:
     """The history is two of the first category and one of both: 5/6 and 1/6."""
     categories = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 0], [0, 0]]).double()
