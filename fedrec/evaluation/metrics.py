@@ -140,7 +140,7 @@ _ALL = (
     Metric(
         "popularity-lift",
         "mean popularity of lists / that of their users' histories",
-        "(0, ∞), 1 = neither",
+        "[0, ∞), 1 = neither",
         "·",
         "Abdollahpouri et al. 2019, plus 1",
         "list",

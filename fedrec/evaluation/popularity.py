@@ -21,7 +21,7 @@ def long_tail(popularity: Tensor) -> Tensor:
         popularity: [n_items] number of training interactions of each item.
     """
     ranked = popularity.sort(descending=True).values
-    reached = ranked.cumsum(dim=0) >= HEAD_SHARE * popularity.sum()
+    reached = ranked.cumsum(dim=0) >= HEAD_SHARE * popularity.sum().double()  # a float32 cannot count beyond 2²⁴
     return popularity < ranked[int(reached.long().argmax())]
 
 
