@@ -16,6 +16,7 @@ from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.fitting import build_arm
 from fedrec.federated import FederatedRecommender
+from fedrec.federated.method import NO_STOPPING
 from fedrec.recommenders import Training
 
 
@@ -37,6 +38,8 @@ def prepare(config: ExperimentConfig) -> LoadedData:
     for arm in config.arms:
         with naming(f"arms.{arm.name}"):
             _check(arm, config, data.split.train)
+            if data.split.refitted is not None:
+                _check_refit(arm)
     for name, search in config.searches().items():
         (arm,) = (arm for arm in config.arms if arm.name == name)
         for key, space in search.spaces.items():
@@ -51,6 +54,17 @@ def _check(arm: ArmConfig, config: ExperimentConfig, train: Interactions) -> Non
     recommender = build_arm(arm, config.engine)
     if isinstance(recommender, FederatedRecommender):
         recommender.check(train)
+
+
+def _check_refit(arm: ArmConfig) -> None:
+    """A refit is told one number of steps, and the members of a hybrid would each need their own."""
+    members = getattr(arm.method.settings, "members", ())
+    stops = [m.kind for m in members if getattr(m.settings, "stopping", NO_STOPPING).patience > 0]
+    if stops:
+        raise ConfigError(
+            f"the members {', '.join(stops)} stop early, and the fit on all of train would not know when; set their "
+            "stopping.patience = 0, or data.split.refit = false"
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from fedrec.data import load_split
+from fedrec.errors import ConfigError
 from fedrec.experiment import ExperimentConfig, RunDirectory, resume, run
 from fedrec.recommenders import LightGCN, Training
 from tests.experiment.dying import Killed, killed_at_write
@@ -126,6 +127,17 @@ def test_refitting_can_be_left_out(published: Path, tmp_path: Path) -> None:
     assert not (path / "arms" / "central" / "seed-1" / "chosen.json").exists()
     notes = json.loads((path / "manifest.json").read_text())["split"]["notes"]
     assert any("models learn from the rest" in note for note in notes)
+
+
+def test_a_hybrid_whose_members_stop_early_is_refused(published: Path, tmp_path: Path) -> None:
+    def hybrid(**settings: Any) -> dict[str, Any]:
+        members = [{"kind": "popularity"}, {"kind": "ials", "dim": 2, **settings}]
+        return {"name": "hybrid", "method": {"kind": "weighted", "members": members}}
+
+    with pytest.raises(ConfigError, match=r"the members ials stop early.*patience = 0"):
+        run(experiment(published, hybrid()), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(experiment(published, hybrid(rounds=1, stopping={"every": 1, "patience": 0})), tmp_path / "run")
 
 
 def test_killed_while_choosing_or_refitting_it_ends_in_the_same_bytes(
