@@ -10,6 +10,7 @@ import pydantic
 
 from fedrec.components import Config, build_config, changed
 from fedrec.errors import ConfigError, did_you_mean
+from fedrec.experiment.search import Seed
 from fedrec.federated import METHODS, ParticipationConfig, PopulationConfig
 from fedrec.privacy import PrivacyConfig
 from fedrec.recommenders import RECOMMENDERS
@@ -84,12 +85,14 @@ class ArmTuneConfig(Config):
     """What `[tune]` does otherwise for one arm.
 
     Attributes:
-        trials: instead of its number; None is its.
+        trials, seeds: instead of its own; None is its. An arm whose trials depend on the seed is better tuned with
+            several, or the luckiest start is chosen.
         spaces: instead of those beside the method's configuration; None is those. The key is `space`, and
             `fedrec.spaces.read_spaces` says how a space is written.
     """
 
     trials: int | None = pydantic.Field(None, ge=1)
+    seeds: tuple[Seed, ...] | None = pydantic.Field(None, min_length=1)
     spaces: dict[str, Any] | None = pydantic.Field(None, alias="space")  # `Space`, which has a form of its own in TOML
 
     @classmethod
@@ -109,7 +112,7 @@ class ArmTuneConfig(Config):
     @pydantic.model_serializer
     def _as_toml(self) -> dict[str, Any]:
         spaces = None if self.spaces is None else {key: space.as_table() for key, space in self.spaces.items()}
-        return {"trials": self.trials, "space": spaces}
+        return {"trials": self.trials, "seeds": self.seeds and list(self.seeds), "space": spaces}
 
 
 _SECTIONS: dict[str, type[Config]] = {

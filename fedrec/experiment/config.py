@@ -136,18 +136,13 @@ class ExperimentConfig(Config):
                     own={key: setting_of(settings, key) for key in arm.spaces},
                     sampler=tune.sampler,
                     trials=(arm.tune and arm.tune.trials) or tune.trials,
+                    seeds=(arm.tune and arm.tune.seeds) or tune.seeds or self.seeds[:1],
                     points=tune.points,
                     pruner=tune.pruner,
-                    seed=self.tuning_seeds[0],
                 )
             except ConfigError as error:
                 raise ConfigError(f"arms.{arm.name}.tune: {error}") from None
         return found
-
-    @property
-    def tuning_seeds(self) -> tuple[int, ...]:
-        """The seeds that trials are fitted with."""
-        return (self.tune and self.tune.seeds) or self.seeds[:1]
 
     def tuned(self, chosen: Mapping[str, Mapping[str, Value]]) -> ExperimentConfig:
         """The same experiment with chosen settings, by arm and dotted key, and nothing left to tune."""

@@ -117,7 +117,7 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
     searches = config.searches()
     trials = sum(search.length for search in searches.values())
     jobs = trials + len(config.arms) * len(config.seeds)
-    first = Step("", config.tuning_seeds[0], 0, jobs, 0, 0, None, config.evaluation.metric)
+    first = Step("", config.seeds[0], 0, jobs, 0, 0, None, config.evaluation.metric)
     found = _tune(directory, config, searches, split, first, progress)
     tuned = config.tuned({arm: of_arm.chosen.settings for arm, of_arm in found.items()})
     if found:
@@ -144,7 +144,7 @@ def _tune(
 ) -> dict[str, Tuned]:
     """Search the settings of each arm that is tuned. Trials are handed train and validators, and never the split."""
     validators: dict[int, Validator] = {}
-    for seed in config.tuning_seeds:
+    for seed in sorted({seed for search in searches.values() for seed in search.seeds}):
         validator = make_validator(split, config.evaluation, seed)
         if validator is not None:
             validators[seed] = validator

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Value]
 """Values by dotted key, as a space has them."""
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # it is written as a 64-bit integer
+
 State = Literal["finished", "pruned", "failed"]
 
 
@@ -50,7 +52,7 @@ class TuneConfig(Config):
     sampler: Literal["grid", "random", "tpe"] = "tpe"
     trials: int = Field(20, ge=1)
     points: int = Field(3, ge=2)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     pruner: Literal["median", "none"] = "median"
     arms: tuple[str, ...] | None = None
     unpaid: bool = False
@@ -97,7 +99,7 @@ class Search:
         spaces: by dotted key.
         own: the arm's own settings, of which those in `spaces` are tried first.
         sampler, trials, points, pruner: as in `TuneConfig`.
-        seed: of what is random in it.
+        seeds: that a trial is fitted with; the first is also that of what is random in the search.
     """
 
     arm: str
@@ -107,7 +109,7 @@ class Search:
     trials: int
     points: int
     pruner: Literal["median", "none"]
-    seed: int
+    seeds: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if self.sampler == "grid" and self.length > self.trials:
@@ -164,7 +166,7 @@ class Search:
         return trial.should_prune()
 
     def _streams(self, number: int) -> Streams:
-        return Streams(self.seed).at(number)
+        return Streams(self.seeds[0]).at(number)
 
     def _draw(self, number: int) -> Settings:
         streams = self._streams(number)

@@ -69,11 +69,11 @@ def _read(file: Path) -> Trial:
 
 
 def as_csv(trials: Sequence[Trial]) -> str:
-    """One row a trial: number, state, value, best_step (one a seed), each setting, note."""
+    """One row a trial: number, state, value, best_step (one a seed), each setting as "method.<key>", note."""
     keys = list(trials[0].settings)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["number", "state", "value", "best_step", *keys, "note"])
+    writer.writerow(["number", "state", "value", "best_step", *(f"method.{key}" for key in keys), "note"])
     for trial in trials:
         value = "" if trial.value is None else repr(trial.value)
         settings = [_said(trial.settings[key]) for key in keys]

@@ -26,13 +26,11 @@ class Tuned:
 
     Attributes:
         search: how it looked.
-        seeds: that trials were fitted with.
         trials: all of them, in order.
         chosen: the finished one of the highest value, the earliest of equals.
     """
 
     search: Search
-    seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
     chosen: Trial
 
@@ -42,7 +40,7 @@ class Tuned:
         return {
             "sampler": self.search.sampler,
             "metric": metric,
-            "seeds": list(self.seeds),
+            "seeds": list(self.search.seeds),
             "trials": len(self.trials),
             **{state: states.count(state) for state in ("finished", "pruned", "failed")},
             "chosen": self.chosen.number,
@@ -71,7 +69,7 @@ def tune(
         arm: with its own settings.
         search: where to look.
         train: what trials learn from.
-        validators: by tuning seed.
+        validators: by seed, for all of the search.
         engine: what a federated arm runs on.
         log: of the trials.
         told: of each trial's number; what it returns is told of each epoch or round.
@@ -97,7 +95,7 @@ def tune(
             f"none of {len(trials)} trials was finished (the first: {trials[0].note}); give a space of milder settings"
         )
     chosen = max(finished, key=lambda trial: (trial.value, -trial.number))
-    return Tuned(search, tuple(validators), tuple(trials), chosen)
+    return Tuned(search, tuple(trials), chosen)
 
 
 def _repeated(number: int, settings: Settings, trials: Sequence[Trial]) -> Trial | None:
@@ -130,7 +128,7 @@ def _try(
             raise _Hopeless
 
     values, best_steps, seconds = [], [], 0.0
-    for position, (seed, validator) in enumerate(validators.items()):
+    for position, seed in enumerate(search.seeds):
         checkpoints = log.checkpoints(number, seed)
         try:
             fit = fit_arm(
@@ -138,7 +136,7 @@ def _try(
                 seed,
                 engine,
                 train,
-                validator=validator,
+                validator=validators[seed],
                 checkpoints=checkpoints,
                 told=report,
                 look=look if position == 0 else keep_going,  # later seeds make the value of a good trial surer

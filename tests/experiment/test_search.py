@@ -25,7 +25,7 @@ def search(sampler: str, spaces: Mapping[str, Space] = SPACES, **changes: object
         "trials": 20,
         "points": 2,
         "pruner": "median",
-        "seed": 3,
+        "seeds": (3,),
     }
     return Search(**(how | {"sampler": sampler, "spaces": spaces} | changes))  # type: ignore[arg-type]
 
@@ -62,7 +62,7 @@ def test_a_suggestion_depends_on_the_past_the_number_and_the_seed_alone(sampler:
     for number in (1, 7, 19):
         assert search(sampler).suggest(trials[:number]) == trials[number].settings
     assert all(trial.settings[key] in space for trial in trials for key, space in SPACES.items())
-    others = [search(sampler, seed=4).suggest(trials[:7]), search(sampler, arm="b").suggest(trials[:7])]
+    others = [search(sampler, seeds=(4,)).suggest(trials[:7]), search(sampler, arm="b").suggest(trials[:7])]
     assert trials[7].settings not in others
 
 

@@ -64,14 +64,14 @@ def log_of(path: Path, arm: str) -> list[dict[str, str]]:
 
 def test_the_log_has_every_trial_and_its_value_is_that_of_validation(finished: Path, config: ExperimentConfig) -> None:
     log = log_of(finished, "hill")
-    assert list(log[0]) == ["number", "state", "value", "best_step", "x", "note"]
+    assert list(log[0]) == ["number", "state", "value", "best_step", "method.x", "note"]
     assert [row["number"] for row in log] == [str(number) for number in range(6)]
-    assert float(log[0]["x"]) == 0.0  # its own settings first
+    assert float(log[0]["method.x"]) == 0.0  # its own settings first
     split = load_split(config.data, 3).split
     validator = make_validator(split, config.evaluation, 3)
     assert validator is not None
     for row in log:
-        model = Hill(HillConfig(x=float(row["x"])))
+        model = Hill(HillConfig(x=float(row["method.x"])))
         model.fit(split.train, Training())
         assert float(row["value"]) == validator(model.score)
 
@@ -91,7 +91,7 @@ def test_the_best_by_validation_is_fitted_with_every_seed(finished: Path, config
         row = log_of(finished, arm)[best]
         (of_arm,) = (one for one in tuned.arms if one.name == arm)
         for key, value in found["settings"].items():
-            assert getattr(of_arm.method.settings, key) == value == float(row[key])
+            assert getattr(of_arm.method.settings, key) == value == float(row[f"method.{key}"])
         valid = metrics[(metrics["arm"] == arm) & (metrics["split"] == "valid")].set_index("seed")["value"]
         assert valid[3] == values[best]  # the seed of the trials gives the trial again
     assert tuned.arms[1] == config.arms[1]
@@ -147,15 +147,22 @@ def test_settings_that_were_tried_are_not_tried_again(ratings: Path, tmp_path: P
     log = log_of(path, "hill")
     assert sum(row["note"] == "" for row in log) == 2
     assert {row["note"] for row in log} <= {"", "as trial 0", "as trial 1", "as trial 2", "as trial 3"}
-    assert len({(row["x"], row["value"]) for row in log}) == 2
+    assert len({(row["method.x"], row["value"]) for row in log}) == 2
 
 
 def test_the_value_is_the_mean_over_tuning_seeds(ratings: Path, tmp_path: Path) -> None:
     values = []
-    for seeds in ([3], [5], [3, 5]):
-        config = config_of(ratings, HILL, tune={"trials": 1, "seeds": seeds})
-        values.append(float(log_of(run(config, tmp_path / str(len(seeds) * seeds[0])), "hill")[0]["value"]))
-    assert values[2] == pytest.approx((values[0] + values[1]) / 2)
+    for number, (of_all, of_arm) in enumerate([([3], None), ([5], None), ([3, 5], None), ([7], [3, 5])]):
+        tune = {"space": {"value": [1.0]}} | ({} if of_arm is None else {"seeds": of_arm})
+        # All its scores are equal, and the seed orders ties.
+        tied = {"name": "tied", "method": {"kind": "tests.experiment.own:Constant"}, "tune": tune}
+        config = config_of(ratings, tied, tune={"trials": 1, "seeds": of_all}, seeds=[0])
+        path = run(config, tmp_path / str(number))
+        values.append(float(log_of(path, "tied")[0]["value"]))
+        summary = json.loads((path / "summary.json").read_text())["arms"]["tied"]["tuning"]
+        assert summary["seeds"] == (of_arm or of_all)
+    assert values[0] != values[1]
+    assert values[2] == values[3] == pytest.approx((values[0] + values[1]) / 2)
 
 
 def test_a_trial_that_diverges_fails_and_the_search_goes_on(ratings: Path, tmp_path: Path) -> None:
