@@ -16,6 +16,7 @@ from fedrec.experiment.store import write_atomically
 from fedrec.report import columns, wording
 from fedrec.report.canvas import to_inline_svg
 from fedrec.report.columns import Column
+from fedrec.report.everything import every_metric
 from fedrec.report.findings import standings, verdicts
 from fedrec.report.gallery import pictures
 from fedrec.report.palette import marks
@@ -59,6 +60,7 @@ def render(results: Results) -> str:
         verdicts=verdicts(results),
         summary=summary,
         fairness=columns.fairness_columns(results),
+        everything=every_metric(results),
         cost=columns.cost_columns(results),
         pictures=drawn,
         guarantees={arm: guarantee for arm in results.arms if (guarantee := results.arm(arm)["guarantee"])},

@@ -9,7 +9,17 @@ from typing import Any
 from fedrec.errors import ConfigError
 from fedrec.evaluation import Metric, MetricName, metric_of
 
-_NAMES = {"ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "intra-list-diversity": "Intra-list diversity"}
+_NAMES = {
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "map": "MAP",
+    "auc": "AUC",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "rsp": "RSP",
+    "reo": "REO",
+    "intra-list-diversity": "Intra-list diversity",
+}
 _ARROWS = {"+": "↑", "-": "↓", "·": ""}
 _BETTER = {"+": " (larger is better)", "-": " (smaller is better)", "·": ""}
 
