@@ -2,9 +2,9 @@
 
     python papers/he2020lightgcn/curve.py papers/he2020lightgcn/gowalla.toml path/to/gowalla
 
-trains the experiment's arm on its training part and writes <name>-curve.csv, a row a look, and <name>-curve.png beside
-the experiment. Seconds are those of all cores together, spent on learning alone (`time.process_time`): what else the
-machine does at the time hardly changes them.
+takes the looks at validation from <name>-history.csv, which is a run's history.csv, and measures what the start and an
+epoch cost: all epochs do the same work. It writes <name>-curve.csv, a row a look, and <name>-curve.png. Seconds are
+those of all cores together (`time.process_time`), so that what else the machine does hardly changes them.
 """
 
 from __future__ import annotations
@@ -16,71 +16,57 @@ from pathlib import Path
 from typing import cast
 
 import matplotlib
-import numpy as np
 import torch
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from fedrec.data import Split, load_split
-from fedrec.evaluation import evaluate
-from fedrec.experiment.config import read_config
+from fedrec.data import load_split
+from fedrec.experiment.config import ExperimentConfig, read_config
 from fedrec.recommenders import LightGCNConfig
 from fedrec.recommenders.lightgcn import LightGCNLearner
 
-EVERY = 4  # epochs from one look to the next
-METRICS = ("recall@20", "ndcg@20")
+TIMED = 2  # epochs whose mean is an epoch's cost; one more before them compiles what is compiled
 
 
-def measure(experiment: Path, data: str) -> list[dict[str, float]]:
-    """Train, looking every so often; rows of epoch, seconds and metrics."""
-    config = read_config(experiment, [f"data.path={data}"])
-    split = load_split(config.data, config.seeds[0]).split
-    # A look is the test of a split whose test is the validation part.
-    looked = Split(split.train, split.valid.take(np.arange(0)), split.valid)
+def costs(config: ExperimentConfig) -> tuple[float, float]:
+    """Seconds of the start, before the first epoch, and of an epoch."""
+    train = load_split(config.data, config.seeds[0]).split.train
     settings = cast(LightGCNConfig, config.arms[0].method.settings)
-    rows: list[dict[str, float]] = []
-
-    def look(epoch: int, seconds: float) -> None:
-        found = evaluate(learner.score, looked, config.evaluation, config.seeds[0])
-        value = {row.metric: row.value for row in found.rows if not row.group}
-        rows.append({"epoch": epoch, "seconds": round(seconds, 1), **{name: value[name] for name in METRICS}})
-        write(experiment, rows)
-
     begun = time.process_time()
-    learner = LightGCNLearner(settings, split.train, config.seeds[0], torch.device("cpu"))
-    seconds = time.process_time() - begun
-    look(0, seconds)
-    for epoch in range(1, settings.epochs + 1):
-        begun = time.process_time()
+    learner = LightGCNLearner(settings, train, config.seeds[0], torch.device("cpu"))
+    start = time.process_time() - begun
+    learner.step(1)
+    begun = time.process_time()
+    for epoch in range(2, 2 + TIMED):
         learner.step(epoch)
-        seconds += time.process_time() - begun
-        if epoch % EVERY == 0 or epoch == settings.epochs:
-            look(epoch, seconds)
-    return rows
+    return start, (time.process_time() - begun) / TIMED
 
 
-def write(experiment: Path, rows: list[dict[str, float]]) -> None:
-    """The rows so far."""
+def looks(history: Path) -> list[tuple[int, float]]:
+    """(epoch, validation value) of every look of the fit that chooses."""
+    with history.open(newline="") as file:
+        return [(int(row["round"]), float(row["value"])) for row in csv.DictReader(file) if row["name"] == "validation"]
+
+
+def main(experiment: Path, data: str) -> None:
+    """Measure, and write both files."""
+    config = read_config(experiment, [f"data.path={data}"])
+    metric = config.evaluation.metric
+    start, epoch_cost = costs(config)
+    found = looks(experiment.with_name(f"{experiment.stem}-history.csv"))
+    rows = [(epoch, round(start + epoch * epoch_cost, 1), value) for epoch, value in found]
     with experiment.with_name(f"{experiment.stem}-curve.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("epoch", "seconds", metric))
         table.writerows(rows)
-
-
-def draw(experiment: Path, rows: list[dict[str, float]]) -> None:
-    """The picture: one line a metric."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for name in METRICS:
-        axes.plot([row["seconds"] for row in rows], [row[name] for row in rows], marker="o", markersize=3, label=name)
-    axes.set(
-        xlabel="seconds of training, all cores together", ylabel="validation", title=experiment.stem, ylim=(0, None)
-    )
+    axes.plot([seconds for _, seconds, _ in rows], [value for *_, value in rows], marker="o", markersize=3)
+    axes.set(xlabel="seconds of training, all cores together", ylabel=f"validation {metric}", title=experiment.stem)
+    axes.set_xlim(0, None)
     axes.grid(alpha=0.3)
-    axes.legend()
     figure.savefig(experiment.with_name(f"{experiment.stem}-curve.png"), dpi=150)
 
 
 if __name__ == "__main__":
-    toml = Path(sys.argv[1])
-    draw(toml, measure(toml, sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2])
