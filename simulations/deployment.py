@@ -11,7 +11,6 @@ hand is in docs/deployment.md.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import json
@@ -21,19 +20,17 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import psutil
 import tomli_w
 
-from fedrec.errors import FedrecError, RunError
+from fedrec.errors import RunError
 from simulations.credentials import NodeKeys, Tls, make_node_keys, make_tls
 from simulations.processes import environment
 
@@ -258,9 +255,7 @@ class Deployment:
         except OSError:  # nobody listens yet
             return False
 
-    def _await(
-        self, ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes] | None, log: Path
-    ) -> None:
+    def _await(self, ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes] | None, log: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             if process is not None and process.poll() is not None:

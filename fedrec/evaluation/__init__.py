@@ -20,12 +20,21 @@ from fedrec.evaluation.statistics import (
     standardised_difference,
     wilcoxon,
 )
+from fedrec.evaluation.sums import (
+    OMITTED,
+    Layout,
+    percentile_interval,
+    poisson_weights,
+    resampled_means,
+    rows_of_sums,
+)
 from fedrec.evaluation.topk import Factors, Scorer, TopK, top_k
 
 __all__ = [
     "BETWEEN_GROUPS",
     "METRICS",
     "MIN_GROUP",
+    "OMITTED",
     "SAMPLED",
     "Comparison",
     "Csr",
@@ -36,6 +45,7 @@ __all__ = [
     "Groups",
     "HeldOut",
     "Interval",
+    "Layout",
     "Metric",
     "MetricName",
     "MetricRow",
@@ -50,7 +60,11 @@ __all__ = [
     "holm",
     "make_validator",
     "metric_of",
+    "percentile_interval",
+    "poisson_weights",
     "rank_biserial",
+    "resampled_means",
+    "rows_of_sums",
     "seed_deviation",
     "standardised_difference",
     "tie_hash",

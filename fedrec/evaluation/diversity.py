@@ -96,9 +96,28 @@ def personalization(items: Tensor) -> float:
     users = len(items)
     if users < 2:
         raise DataError(f"personalization compares pairs of lists and there are {users}; evaluate at least two users")
-    weight = _lengths(items).rsqrt().unsqueeze(1).expand(items.shape)[items >= 0]
+    weight = list_weights(items)
     item = items[items >= 0]
-    together = torch.bincount(item, weights=weight).square() - torch.bincount(item, weights=weight.square())
+    return unlikeness(torch.bincount(item, weights=weight), torch.bincount(item, weights=weight.square()), users)
+
+
+def list_weights(items: Tensor) -> Tensor:
+    """1/√|A_u| at every place of a list that holds an item, list by list: [places] float64.
+
+    Raises:
+        DataError: if a list is empty.
+    """
+    return _lengths(items).rsqrt().unsqueeze(1).expand(items.shape)[items >= 0]
+
+
+def unlikeness(weights: Tensor, squares: Tensor, users: int) -> float:
+    """`personalization` from sums over lists: of their weights w and of w², by item that they show.
+
+    Args:
+        weights, squares: [n_items] Σw and Σw².
+        users: number of lists, at least two.
+    """
+    together = weights.square() - squares
     # The square roots of equal lists round to a hair above 1.
     return max(0.0, 1.0 - float(together.sum()) / (users * (users - 1)))
 
@@ -117,7 +136,7 @@ def popularity_lift(items: Tensor, popularity: Tensor, history: Tensor) -> float
     Returns:
         A number from 0 upwards; neither direction is better.
     """
-    return float(_mean_over_list(items, popularity.double()).mean() / history.mean())
+    return float(mean_over_list(items, popularity.double()).mean() / history.mean())
 
 
 def novelty(items: Tensor, popularity: Tensor) -> Tensor:
@@ -137,7 +156,7 @@ def novelty(items: Tensor, popularity: Tensor) -> Tensor:
         DataError: if a list is empty.
     """
     surprise = torch.log2(popularity.sum().double()) - torch.log2(popularity.clamp(min=1).double())
-    return _mean_over_list(items, surprise)
+    return mean_over_list(items, surprise)
 
 
 def intra_list_diversity(items: Tensor, categories: Tensor) -> Tensor:
@@ -288,7 +307,7 @@ def _lengths(items: Tensor) -> Tensor:
     return length.double()
 
 
-def _mean_over_list(items: Tensor, values: Tensor) -> Tensor:
+def mean_over_list(items: Tensor, values: Tensor) -> Tensor:
     """[users] mean of the items' values over each list."""
     listed = items >= 0
     return (values[items.clamp(min=0)] * listed).sum(dim=1) / _lengths(items)

@@ -108,11 +108,33 @@ def terciles(values: Tensor, known: Tensor) -> Tensor:
         known: [users] bool, the users among whom thirds are counted.
     """
     ranked = values[known].sort().values
-    n = len(ranked)
-    if n == 0:
+    if len(ranked) == 0:
         return torch.full_like(values, -1, dtype=torch.int64)
-    first, second = ranked[-(-n // 3) - 1], ranked[-(-2 * n // 3) - 1]
+    first, second = (ranked[place] for place in _at_thirds(len(ranked)))
     return ((values > first).long() + (values > second).long()).where(known, -1)
+
+
+def _at_thirds(n: int) -> list[int]:
+    """Places, from 0, of the largest of the lower third and of the two lower thirds among n sorted values."""
+    return [-(-n // 3) - 1, -(-2 * n // 3) - 1]
+
+
+def tercile_bounds(histogram: Tensor) -> tuple[int, int]:
+    """The largest value of the lower third and of the two lower thirds, from how often each value occurs.
+
+    A value is in the upper third if it exceeds both, in the middle one if it exceeds the first: as `terciles`, which
+    has the values themselves.
+
+    Args:
+        histogram: [values] number of users who have the value 0, 1, 2, ...; those with 0 are not counted among thirds.
+    """
+    counted = histogram.clone()
+    counted[0] = 0
+    reached = counted.cumsum(0)
+    if int(reached[-1]) == 0:
+        return 0, 0
+    first, second = (int((reached > place).long().argmax()) for place in _at_thirds(int(reached[-1])))
+    return first, second
 
 
 def group_means(values: Tensor, codes: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:

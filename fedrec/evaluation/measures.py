@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from fedrec.data.interactions import Interactions, Split
+from fedrec.data.interactions import Split
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import diversity, popularity, providers
 from fedrec.evaluation.config import EvaluationConfig
@@ -49,7 +50,7 @@ class Catalogue:
             torch.from_numpy(train.item_degrees),
             train.csr,
             (train.csr, split.valid.csr),
-            _categories(train, config.categories),
+            categories_of(train.item_attributes, config.categories),
             diversity.item_factors(train, config.embedding_dim) if config.embedding_dim else None,
             item_groups(train, None if config.item_groups == "auto" else config.item_groups),
         )
@@ -61,8 +62,12 @@ class Catalogue:
         return (total[indptr].diff().double() / indptr.diff())[users]  # of two integers, torch would make a float32
 
 
-def _categories(train: Interactions, column: str | None) -> Tensor | None:
-    table = train.item_attributes
+def categories_of(table: pd.DataFrame, column: str | None) -> Tensor | None:
+    """The category weights of items by `EvaluationConfig.categories`: [n_items, width] float64; None if they have none.
+
+    Raises:
+        ConfigError: if there is no such column.
+    """
     if column is None or (column == "auto" and "genres" not in table.columns):
         return None
     name = "genres" if column == "auto" else column
@@ -99,44 +104,93 @@ def per_list(items: Tensor, hits: Tensor, users: Tensor, catalogue: Catalogue, k
     return {f"{name}@{k}": of(items[:, :k], k) for name, of in measured.items() for k in ks}
 
 
-def together(items: Tensor, users: Tensor, catalogue: Catalogue, ks: Sequence[int]) -> Iterator[MetricRow]:
-    """What has one value for all lists together; arguments as `per_list`."""
-    shown = {k: diversity.exposure(items[:, :k], len(catalogue.popularity)) for k in ks}
+@dataclass(frozen=True, eq=False)
+class ItemCounts:
+    """What lists show, counted by item, over the users whom the overall values are of: a sum over them.
+
+    Attributes:
+        known: [n_items] int64 users who have the item, so that it is no candidate.
+        wanted: [n_items] int64 users who hold the item out.
+        shown, right: by length of the list, [n_items] int64 lists that show the item, and those in which it is right.
+        weights, squares: by length, [n_items] float64 sums of `diversity.list_weights`, and of their squares.
+    """
+
+    known: Tensor
+    wanted: Tensor
+    shown: Mapping[int, Tensor]
+    right: Mapping[int, Tensor]
+    weights: Mapping[int, Tensor]
+    squares: Mapping[int, Tensor]
+
+    @classmethod
+    def of(
+        cls, items: Tensor, hits: Tensor, users: Tensor, relevant: Csr, catalogue: Catalogue, ks: Sequence[int]
+    ) -> ItemCounts:
+        """Those of some lists; arguments as `per_list`.
+
+        Args:
+            relevant: the held-out items by user code.
+        """
+        n_items = len(catalogue.popularity)
+
+        def count(some: Tensor, weights: Tensor | None = None) -> Tensor:
+            return torch.bincount(some, weights=weights, minlength=n_items)
+
+        listed = {k: (items[:, :k], items[:, :k] >= 0) for k in ks}
+        weights = {k: diversity.list_weights(of_k) for k, (of_k, _) in listed.items()}
+        return cls(
+            count(union_of(catalogue.known, users, n_items)[1]),
+            count(union_of([relevant], users, n_items)[1]),
+            {k: count(of_k[some]) for k, (of_k, some) in listed.items()},
+            {k: count(of_k[hits[:, :k]]) for k, (of_k, _) in listed.items()},
+            {k: count(of_k[some], weights[k]) for k, (of_k, some) in listed.items()},
+            {k: count(of_k[some], weights[k].square()) for k, (of_k, some) in listed.items()},
+        )
+
+
+def together(counts: ItemCounts, users: int, lifts: Mapping[int, float]) -> Iterator[MetricRow]:
+    """What has one value for all lists together.
+
+    Args:
+        counts: of the lists.
+        users: number of lists.
+        lifts: by length, `diversity.popularity_lift`.
+    """
     for name, of in (("coverage", diversity.coverage), ("gini", diversity.gini), ("entropy", diversity.entropy)):
-        yield from (MetricRow(f"{name}@{k}", "", of(shown[k])) for k in ks)
-    if len(items) > 1:
-        yield from (MetricRow(f"personalization@{k}", "", diversity.personalization(items[:, :k])) for k in ks)
+        yield from (MetricRow(f"{name}@{k}", "", of(shown)) for k, shown in counts.shown.items())
+    if users > 1:
+        for k, weights in counts.weights.items():
+            unlike = diversity.unlikeness(weights, counts.squares[k], users)
+            yield MetricRow(f"personalization@{k}", "", unlike)
+    yield from (MetricRow(f"popularity-lift@{k}", "", lift) for k, lift in lifts.items())
+
+
+def popularity_lifts(items: Tensor, users: Tensor, catalogue: Catalogue, ks: Sequence[int]) -> dict[int, float]:
+    """`diversity.popularity_lift` by length of the list; arguments as `per_list`."""
     history = catalogue.mean_popularity(users)
-    for k in ks:
-        lift = diversity.popularity_lift(items[:, :k], catalogue.popularity, history)
-        yield MetricRow(f"popularity-lift@{k}", "", lift)
+    return {k: diversity.popularity_lift(items[:, :k], catalogue.popularity, history) for k in ks}
 
 
-def exposures(
-    items: Tensor, hits: Tensor, users: Tensor, relevant: Csr, catalogue: Catalogue, ks: Sequence[int]
-) -> Iterator[MetricRow]:
-    """What is shown of each group of items, and what lies between groups; arguments as `per_list`.
+def exposures(counts: ItemCounts, users: int, groupings: Sequence[ItemGroups]) -> Iterator[MetricRow]:
+    """What is shown of each group of items, and what lies between groups.
 
     Equal opportunity compares groups with `MIN_GROUP` relevant items or more: fewer measure noise.
 
     Args:
-        relevant: the held-out items by user code.
+        counts: of the lists.
+        users: number of lists.
+        groupings: groups of items.
     """
-    n_items = len(catalogue.popularity)
-    _, known = union_of(catalogue.known, users, n_items)
-    candidates = len(users) - torch.bincount(known, minlength=n_items)
-    wanted = torch.bincount(union_of([relevant], users, n_items)[1], minlength=n_items)
-    for grouping in catalogue.groupings:
-        available, sought = grouping.share_out(candidates), grouping.share_out(wanted)
-        stock = grouping.share_out(torch.ones(n_items))
+    for grouping in groupings:
+        available, sought = grouping.share_out(users - counts.known), grouping.share_out(counts.wanted)
+        stock = grouping.share_out(torch.ones(len(counts.known)))
         compared = sought >= MIN_GROUP
         if stock.sum() > 0:
             yield from _shares("catalogue-share", grouping, stock)
         if sought.sum() > 0:
             yield from _shares("relevance-share", grouping, sought)
-        for k in ks:
-            lists = items[:, :k]
-            shown = grouping.share_out(diversity.exposure(lists, n_items))
+        for k in counts.shown:
+            shown = grouping.share_out(counts.shown[k])
             if shown.sum() <= 0:
                 continue
             yield from _shares(f"exposure-share@{k}", grouping, shown)
@@ -145,7 +199,7 @@ def exposures(
             if sought.sum() > 0:
                 yield MetricRow(f"exposure-kl@{k}", grouping.name, providers.exposure_divergence(shown, sought))
             if int(compared.sum()) > 1:
-                right = grouping.share_out(torch.bincount(lists[hits[:, :k]], minlength=n_items))
+                right = grouping.share_out(counts.right[k])
                 opportunity = providers.equal_opportunity(right[compared], sought[compared])
                 yield MetricRow(f"reo@{k}", grouping.name, opportunity)
 
@@ -179,13 +233,22 @@ def by_group(values: Mapping[str, Tensor], grouping: Groups) -> Iterator[MetricR
     """Means of the groups that occur, and what lies between those with enough users."""
     codes, labels = grouping.codes, grouping.labels
     sizes = torch.bincount(codes[codes >= 0], minlength=len(labels))
+    of_groups = {metric: group_means(value, codes, len(labels))[0] for metric, value in values.items()}
+    return between(of_groups, sizes, grouping.name, labels)
+
+
+def between(of_groups: Mapping[str, Tensor], sizes: Tensor, name: str, labels: Sequence[str]) -> Iterator[MetricRow]:
+    """`by_group` from the groups' means.
+
+    Args:
+        of_groups: by metric, [groups] mean of each group; whatever it is where a group is empty.
+        sizes: [groups] users of each.
+        name, labels: of the grouping.
+    """
     present = sizes.nonzero().squeeze(1).tolist()
-    yield from (MetricRow("users", f"{grouping.name}={labels[g]}", float(sizes[g])) for g in present)
-    for metric, value in values.items():
-        of_groups, _ = group_means(value, codes, len(labels))
-        yield from (MetricRow(metric, f"{grouping.name}={labels[g]}", float(of_groups[g])) for g in present)
-        compared = of_groups[sizes >= MIN_GROUP]
+    yield from (MetricRow("users", f"{name}={labels[g]}", float(sizes[g])) for g in present)
+    for metric, means in of_groups.items():
+        yield from (MetricRow(metric, f"{name}={labels[g]}", float(means[g])) for g in present)
+        compared = means[sizes >= MIN_GROUP]
         if len(compared) > 1:
-            yield from (
-                MetricRow(f"{metric}-{name}", grouping.name, of(compared)) for name, of in BETWEEN_GROUPS.items()
-            )
+            yield from (MetricRow(f"{metric}-{summary}", name, of(compared)) for summary, of in BETWEEN_GROUPS.items())

@@ -143,15 +143,18 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int, *
     predicted = Predictions(split.test) if rates and split.test.rating is not None else None
     ranked = test.rankings(score, test.users, max(config.k), config.candidates, watch=predicted)
     users, warm, relevant = test.warm_users, test.warm, test.degrees(test.users)
-    accuracy = _accuracy(ranked, test.relevant, relevant, warm, config.k)
+    accuracy = accuracy_of(ranked, test.relevant, relevant, warm, config.k)
     per_user = dict(accuracy)
     of_lists: list[MetricRow] = []
     if "all" in ranked:
         lists = ranked["all"].lists
         items, hits = lists.items[warm], lists.hits(test.relevant)[warm]
         per_user |= measures.per_list(items, hits, users, catalogue, config.k)
-        of_lists += measures.together(items, users, catalogue, config.k)
-        of_lists += measures.exposures(items, hits, users, test.relevant, catalogue, config.k)
+        shown_items = measures.ItemCounts.of(items, hits, users, test.relevant, catalogue, config.k)
+        of_lists += measures.together(
+            shown_items, len(users), measures.popularity_lifts(items, users, catalogue, config.k)
+        )
+        of_lists += measures.exposures(shown_items, len(users), catalogue.groupings)
     rows = [*measures.counts("", relevant[warm]), *measures.means("", per_user)]
     if predicted is not None:
         rows += [MetricRow(name, "", of(*predicted.of(users))) for name, of in RATING.items()]
@@ -168,13 +171,13 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int, *
         if members.any():
             rows += measures.counts(segment, count[members])
             areas = of_segment is test.relevant
-            of_members = _accuracy(ranked, of_segment, count, members, config.k, areas=areas)
+            of_members = accuracy_of(ranked, of_segment, count, members, config.k, areas=areas)
             rows += measures.means(segment, of_members)
     shown = ranked.get("all", ranked[config.candidates[0]]).lists
     return Evaluation(shown, users, per_user, groups, tuple(rows))
 
 
-def _accuracy(
+def accuracy_of(
     ranked: Mapping[Candidates, Ranking],
     relevant: Csr,
     counts: Tensor,
@@ -183,7 +186,16 @@ def _accuracy(
     *,
     areas: bool = True,
 ) -> dict[str, Tensor]:
-    """Every accuracy metric of some of the users, by name; areas are those of all held-out items, or none."""
+    """Every accuracy metric of some of the ranked users, by name.
+
+    Args:
+        ranked: by sort of candidates, how the users are ranked.
+        relevant: the held-out items that count.
+        counts: [users] how many of them each ranked user has.
+        members: [users] bool, whose values are returned.
+        ks: lengths of the list.
+        areas: whether the area under the curve is among them: it is that of all held-out items.
+    """
     values: dict[str, Tensor] = {}
     for among, ranking in ranked.items():
         found = accuracy_at(ranking.lists.hits(relevant)[members], counts[members], ks)

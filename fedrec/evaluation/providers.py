@@ -58,7 +58,19 @@ def item_groups(train: Interactions, columns: Sequence[str] | None = None) -> tu
     Raises:
         ConfigError: if a column does not exist.
     """
-    table = train.item_attributes
+    return groups_of_items(train.item_attributes, torch.from_numpy(train.item_degrees), columns)
+
+
+def groups_of_items(
+    table: pd.DataFrame, popularity: Tensor, columns: Sequence[str] | None = None
+) -> tuple[ItemGroups, ...]:
+    """`item_groups` from what a server knows of its items: their attributes, and how often each is trained on.
+
+    Args:
+        table: one row an item in code order; no columns if nothing is known.
+        popularity: [n_items] int64 number of training interactions.
+        columns: as in `item_groups`.
+    """
     if columns is None:
         columns = [POPULARITY, *(name for name in _AUTHORS if name in table.columns)]
     groupings = []
@@ -66,8 +78,7 @@ def item_groups(train: Interactions, columns: Sequence[str] | None = None) -> tu
         if name in table.columns:
             groupings.append(column_groups(table[name]))
         elif name == POPULARITY:
-            degrees = torch.from_numpy(train.item_degrees)
-            codes = terciles(degrees, degrees > 0)
+            codes = terciles(popularity, popularity > 0)
             item = (codes >= 0).nonzero().squeeze(1)
             labels = ("low", "middle", "high")
             weight = torch.ones(len(item), dtype=torch.float64)

@@ -6,6 +6,7 @@ from fedrec.federated.cohort import Cohort, Devices, HeldOutItems, State
 from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.costs import Communication
 from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Simulation, Totals
+from fedrec.federated.measuring import Measured, measure
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig
@@ -30,6 +31,7 @@ __all__ = [
     "Federation",
     "HeldOutItems",
     "LocalEngine",
+    "Measured",
     "Outer",
     "ParticipationConfig",
     "PopulationConfig",
@@ -42,5 +44,6 @@ __all__ = [
     "Totals",
     "allow",
     "build_query",
+    "measure",
     "methods",
 ]

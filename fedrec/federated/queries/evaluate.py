@@ -57,14 +57,8 @@ class Evaluate(Query):
     def of(
         cls, method: FederatedMethod, state: Tensors, part: str, metrics: Sequence[str], seed: int, *, everyone: bool
     ) -> Evaluate:
-        """Ask for a method's present model.
-
-        What `server_step` keeps beside a parameter ("items.exp_avg") is the server's own and is not broadcast.
-        """
-        scoring = {
-            name: tensor for name, tensor in state.items() if name.partition(".")[0] not in state or "." not in name
-        }
-        return cls(method, scoring, part, tuple(metrics), seed, everyone=everyone)
+        """Ask for a method's present model."""
+        return cls(method, scoring_state(state), part, tuple(metrics), seed, everyone=everyone)
 
     @property
     def held_out(self) -> str:  # type: ignore[override]
@@ -100,8 +94,7 @@ class Evaluate(Query):
             ConfigError: if the method has no kind, by which a node could know it.
         """
         return {
-            "method": METHODS.kind_of(type(self.method)),
-            "config": self.method.config.model_dump_json(),
+            **settings_of(self.method),
             "part": self.part,
             "metrics": ",".join(self.metrics),
             "seed": self.seed,
@@ -117,14 +110,9 @@ class Evaluate(Query):
             DataError: if the method is not one that this node knows, or the settings are not its own.
         """
         try:
-            kind, config, groups = (str(settings[name]) for name in ("method", "config", "groups"))
-            if kind not in METHODS:
-                raise DataError(f"method '{kind}' is not known to this node; {did_you_mean(kind, METHODS)}")
-            method_class = METHODS[kind]
-            method = method_class(build_config(method_class.config_class, json.loads(config), kind))  # type: ignore[call-arg]
-            sizes = {str(name): int(size) for name, size in json.loads(groups).items()}
+            sizes = {str(name): int(size) for name, size in json.loads(str(settings["groups"])).items()}
             return cls(
-                method,
+                method_of(settings),
                 broadcast,
                 str(settings["part"]),
                 tuple(str(settings["metrics"]).split(",")),
@@ -144,12 +132,12 @@ class Evaluate(Query):
         """That of the method's own memory."""
         memory = self.method.memory(self.state)
         assert memory is not None  # otherwise nothing is private, and nobody asks
-        return memory.initial(_without_held_out(cohort), draw)
+        return memory.initial(without_held_out(cohort), draw)
 
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """Each user's values in the row of all and in those of the user's groups. Nothing is remembered."""
         assert cohort.held_out is not None  # by `held_out`
-        ranking, plain, device = _ranking(cohort, self.part, self.seed), _without_held_out(cohort), cohort.keys.device
+        ranking, plain, device = ranking_of(cohort, self.part, self.seed), without_held_out(cohort), cohort.keys.device
         users = ranking.warm_users
 
         def score(some: Tensor) -> Tensor:
@@ -176,11 +164,43 @@ class Evaluate(Query):
         return {"metrics": Rows.coalesce(owners, rows, values, n_rows=first)}, State()
 
 
-def _without_held_out(cohort: Cohort) -> Cohort:
+def scoring_state(state: Tensors) -> Tensors:
+    """What scoring reads of a server's state.
+
+    What `server_step` keeps beside a parameter ("items.exp_avg") is the server's own and is not broadcast.
+    """
+    return {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in state or "." not in name}
+
+
+def settings_of(method: FederatedMethod) -> dict[str, Setting]:
+    """A method as plain words: its kind, and its settings.
+
+    Raises:
+        ConfigError: if the method has no kind, by which a node could know it.
+    """
+    return {"method": METHODS.kind_of(type(method)), "config": method.config.model_dump_json()}
+
+
+def method_of(settings: Mapping[str, Setting]) -> FederatedMethod:
+    """The method that `settings_of` described, if this node knows it.
+
+    Raises:
+        DataError: if it does not.
+        KeyError, ValueError, ConfigError: if the settings are not those of a method.
+    """
+    kind, config = str(settings["method"]), str(settings["config"])
+    if kind not in METHODS:
+        raise DataError(f"method '{kind}' is not known to this node; {did_you_mean(kind, METHODS)}")
+    method_class = METHODS[kind]
+    return method_class(build_config(method_class.config_class, json.loads(config), kind))  # type: ignore[call-arg]
+
+
+def without_held_out(cohort: Cohort) -> Cohort:
+    """What a method may see of a cohort."""
     return cohort.take(torch.arange(len(cohort), device=cohort.keys.device))
 
 
-def _ranking(cohort: Cohort, part: str, seed: int) -> HeldOut:
+def ranking_of(cohort: Cohort, part: str, seed: int) -> HeldOut:
     """The ranking of a cohort's users, whose codes are their positions. Lists are made on the CPU."""
     held_out = cohort.held_out
     assert held_out is not None
