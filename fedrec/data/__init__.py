@@ -6,7 +6,7 @@ from fedrec.data.encoding import drop_unused, encode
 from fedrec.data.interactions import BoolArray, FloatArray, IntArray, Interactions, Split, Vocabulary
 from fedrec.data.loading import DataConfig, LoadedData, load_interactions, load_split
 from fedrec.data.readers import ColumnsConfig, RawInteractions, read_interactions
-from fedrec.data.sharding import shard
+from fedrec.data.sharding import Public, shard
 from fedrec.data.splitting import Given, GlobalTime, LeaveOneOut, Ratio, SplitConfig, split, split_given
 from fedrec.data.synthetic import SyntheticConfig, generate
 from fedrec.data.tables import read_table
@@ -27,6 +27,7 @@ __all__ = [
     "Interactions",
     "LeaveOneOut",
     "LoadedData",
+    "Public",
     "Ratio",
     "RawInteractions",
     "Split",

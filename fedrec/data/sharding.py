@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,46 @@ from fedrec.errors import DataError
 from fedrec.streams import Streams
 
 CATALOGUE = "catalogue.parquet"
+FEDERATION = "federation.json"
+
+_MOST_VALUES = 100  # a column with more (a zip code, a name) says too much of a user, and makes no groups
+
+
+@dataclass(frozen=True)
+class Public:
+    """What all nodes and their server know of a federation beside its catalogue, as `federation.json` holds it.
+
+    Attributes:
+        users: how many there are, on all nodes together.
+        columns: by user column, the values that may occur in it, as text. Which user has which stays on the nodes.
+    """
+
+    users: int
+    columns: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, interactions: Interactions) -> Public:
+        """Of a data set whose users are dealt out; columns of more than a hundred values are left out."""
+        values = {
+            str(name): tuple(sorted(map(str, column.dropna().unique())))
+            for name, column in interactions.user_attributes.items()
+        }
+        return cls(interactions.n_users, {name: found for name, found in values.items() if len(found) <= _MOST_VALUES})
+
+    @classmethod
+    def beside(cls, catalogue: Path) -> Public:
+        """That of the folder that a catalogue lies in.
+
+        Raises:
+            DataError: if there is none, or it cannot be read.
+        """
+        path = catalogue.parent / FEDERATION
+        try:
+            content = json.loads(path.read_text())
+            columns = {str(name): tuple(map(str, values)) for name, values in content["columns"].items()}
+            return cls(int(content["users"]), columns)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); 'fedrec data shard' writes it") from error
 
 
 def shard(interactions: Interactions, nodes: int, folder: Path) -> tuple[Path, ...]:
@@ -29,7 +72,8 @@ def shard(interactions: Interactions, nodes: int, folder: Path) -> tuple[Path, .
     Returns:
         The nodes' folders `node-0`, `node-1`, ...; each holds `interactions.parquet` (user, item, and rating and time
         where known; original ids, file order) and `users.parquet` where users have attributes. Beside them stands
-        `catalogue.parquet`: all items, with their attributes.
+        `catalogue.parquet`, all items with their attributes, and `federation.json`, see `Public`: neither says anything
+        of a single user, and every node is given both.
 
     Raises:
         DataError: if there are fewer users than nodes, or the folder exists or cannot be written.
@@ -45,6 +89,7 @@ def shard(interactions: Interactions, nodes: int, folder: Path) -> tuple[Path, .
             ready = Path(scratch) / "ready"
             ready.mkdir()
             _catalogue(interactions).to_parquet(ready / CATALOGUE, index=False)
+            (ready / FEDERATION).write_text(json.dumps(asdict(Public.of(interactions)), indent=2) + "\n")
             for number, users in enumerate(np.array_split(order, nodes)):
                 _write_node(interactions, np.sort(users), ready / f"node-{number}")
             ready.rename(folder)

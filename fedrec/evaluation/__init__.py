@@ -2,7 +2,7 @@
 
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.csr import Csr, tie_hash
-from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, Groups, user_groups
+from fedrec.evaluation.fairness import BETWEEN_GROUPS, MIN_GROUP, Groups, coded_groups, group_labels, user_groups
 from fedrec.evaluation.held_out import HeldOut
 from fedrec.evaluation.metrics import METRICS, SAMPLED, Metric, MetricName, MetricRow, metric_of
 from fedrec.evaluation.protocol import Evaluation, Validator, evaluate, make_validator
@@ -54,9 +54,11 @@ __all__ = [
     "Validator",
     "bootstrap_interval",
     "bootstrap_intervals",
+    "coded_groups",
     "compare",
     "evaluate",
     "gap_by_chance",
+    "group_labels",
     "holm",
     "make_validator",
     "metric_of",

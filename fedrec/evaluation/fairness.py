@@ -61,12 +61,16 @@ def user_groups(train: Interactions, columns: Sequence[str] | None = None) -> tu
 
 def _groups(train: Interactions, table: pd.DataFrame, name: str) -> Groups:
     if name in table.columns:
-        return age_bands(table[name]) if name == "age" else column_groups(table[name])
+        return _column(table[name])
     if name == ACTIVITY:
         degrees = torch.from_numpy(train.user_degrees)
         return Groups(ACTIVITY, ("low", "middle", "high"), terciles(degrees, degrees > 0))
     known = [str(column) for column in table.columns] + [ACTIVITY]
     raise ConfigError(f"evaluation.groups: no user column '{name}'; {did_you_mean(name, known)}")
+
+
+def _column(column: pd.Series) -> Groups:
+    return age_bands(column) if column.name == "age" else column_groups(column)
 
 
 def column_groups(column: pd.Series) -> Groups:
@@ -96,6 +100,37 @@ def age_bands(column: pd.Series) -> Groups:
     ages = torch.tensor(years.to_numpy("float64", na_value=float("nan")))
     codes = torch.bucketize(ages, bounds, right=True) - 1
     return Groups(str(column.name), tuple(_AGE_BANDS.values()), codes.where(ages >= 0, -1))
+
+
+def group_labels(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The labels of the groups that user columns make: the values of each column, in sorted order, and bands of age.
+
+    Args:
+        values: by column, the values that may occur in it.
+    """
+    return {name: _column(pd.Series(list(of_column), name=name)).labels for name, of_column in values.items()}
+
+
+def coded_groups(table: pd.DataFrame, labels: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """The groups of some users by labels that are agreed on, whatever values occur among these users.
+
+    A node of a federation knows the values of its own users only, and would number groups in a way of its own.
+
+    Args:
+        table: user attributes, one row a user.
+        labels: by attribute, the labels of its groups, as `group_labels` has them.
+
+    Returns:
+        By attribute that the table has, [users] int64 position in its labels; -1 where the value is unknown or none.
+    """
+    coded = {}
+    for name, of_column in labels.items():
+        if name in table.columns:
+            grouping = _column(table[name])
+            places = {label: place for place, label in enumerate(of_column)}
+            known = torch.tensor([*(places.get(label, -1) for label in grouping.labels), -1])
+            coded[name] = known[grouping.codes]
+    return coded
 
 
 def terciles(values: Tensor, known: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from fedrec.data import SyntheticConfig, clean, generate, read_interactions, shard
+from fedrec.data.sharding import Public
 from fedrec.errors import DataError
 
 DATA = generate(SyntheticConfig(users=31, items=40, interactions=6))
@@ -28,6 +30,25 @@ def test_nodes_hold_disjoint_users_and_together_everything(tmp_path: Path) -> No
     catalogue = pd.read_parquet(tmp_path / "nodes" / "catalogue.parquet")
     assert list(catalogue["item"]) == list(DATA.items.ids)
     assert "genres" in catalogue.columns
+
+
+def test_what_is_public_says_nothing_of_a_single_user(tmp_path: Path) -> None:
+    shard(DATA, 4, tmp_path / "nodes")
+    public = Public.beside(tmp_path / "nodes" / "catalogue.parquet")
+    assert public.users == 31
+    assert set(public.columns["group"]) == set(map(str, DATA.user_attributes["group"]))
+    files = {file.name for file in (tmp_path / "nodes").iterdir() if file.is_file()}
+    assert files == {"catalogue.parquet", "federation.json"}
+    many = generate(SyntheticConfig(users=101, items=40, interactions=6))
+    many = replace(many, user_attributes=pd.DataFrame({"zip": [f"{code:05}" for code in range(101)]}))
+    assert Public.of(many).columns == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"users": 3, "columns": 4}'])
+def test_what_is_public_must_be_there(tmp_path: Path, content: str) -> None:
+    (tmp_path / "federation.json").write_text(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        Public.beside(tmp_path / "catalogue.parquet")
 
 
 def test_a_nodes_folder_is_read_like_any_other(tmp_path: Path) -> None:

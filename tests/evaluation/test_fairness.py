@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,3 +133,18 @@ def test_an_unknown_column_names_the_nearest() -> None:
 def test_a_column_of_identifiers_is_refused() -> None:
     with pytest.raises(ConfigError, match="'zip' has 101 values"):
         fairness.column_groups(pd.Series(np.arange(101), name="zip"))
+
+
+def test_a_node_numbers_groups_as_the_federation_does() -> None:
+    """It has women and a user of another value; age comes in bands whatever ages occur."""
+    labels = fairness.group_labels({"gender": ("M", "F"), "age": ("17", "18", "60"), "city": ("a",)})
+    assert labels["gender"] == ("F", "M")
+    own = pd.DataFrame({"gender": ["M", None, "x"], "age": [18, 60, None]})
+    coded = fairness.coded_groups(own, labels)
+    assert {name: codes.tolist() for name, codes in coded.items()} == {"gender": [1, -1, -1], "age": [1, 6, -1]}
+    everyone = pd.DataFrame({"gender": ["F", "M", None, "M"], "age": [17, 18, 60, 60]})
+    train = split_of(4, 2, [(0, 0), (1, 0), (2, 1), (3, 1)], [], []).train
+    whole = fairness.user_groups(replace(train, user_attributes=everyone), ("gender", "age"))
+    for grouping in whole:
+        assert grouping.labels == labels[grouping.name]
+        assert grouping.codes.tolist() == fairness.coded_groups(everyone, labels)[grouping.name].tolist()
