@@ -139,12 +139,12 @@ def _extreme(results: Results, summary: str, hardest: Callable[[Iterable[float]]
 
 
 def _by_chance(results: Results, attribute: str) -> dict[str, str]:
-    """What chance would make of the gap of an attribute, by arm."""
+    """What chance would make of the gap of an attribute, by arm, where somebody could deal out users anew."""
     tests = {arm: results.user_groups(arm)[attribute]["gap"] for arm in results.arms}
     return {
         arm: f"{wording.number(test['by_chance'])} by chance\n{wording.p_equals(test['p'])}"
         for arm, test in tests.items()
-        if test is not None
+        if test is not None and test["by_chance"] is not None
     }
 
 

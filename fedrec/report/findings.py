@@ -18,9 +18,10 @@ class Verdict:
         a, b: the arms compared.
         difference: mean over users of a − b.
         low, high: its 95% interval.
-        p_bootstrap, p_wilcoxon: p-values of the two tests, after Holm's correction.
+        p_bootstrap, p_wilcoxon: p-values of the two tests, after Holm's correction; no Wilcoxon's where the server had
+            no user's values.
         better, worse: the arms, if the bootstrap test tells them apart; None if it does not.
-        d_z, rank_biserial: effect sizes; None if an earlier version wrote the run.
+        d_z, rank_biserial: effect sizes; None there too, and if an earlier version wrote the run.
         disputed: whether only one of the two tests tells them apart.
     """
 
@@ -30,7 +31,7 @@ class Verdict:
     low: float
     high: float
     p_bootstrap: float
-    p_wilcoxon: float
+    p_wilcoxon: float | None
     better: str | None
     worse: str | None
     d_z: float | None
@@ -97,5 +98,5 @@ def _verdict(test: dict[str, Any]) -> Verdict:
         worse=worse if apart else None,
         d_z=test.get("d_z"),
         rank_biserial=test.get("rank_biserial"),
-        disputed=apart != (test["p_wilcoxon_holm"] < SIGNIFICANT),
+        disputed=test["p_wilcoxon_holm"] is not None and apart != (test["p_wilcoxon_holm"] < SIGNIFICANT),
     )

@@ -1,0 +1,137 @@
+"""The content of summary.json where no server has a user's value: intervals and tests from resampled sums.
+
+Every arm and seed of a run counts each user equally often in a resample, so that their resampled means are paired by
+resample as users are paired elsewhere. What takes single values is None, and `OMITTED` says why.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedrec.evaluation import BETWEEN_GROUPS, MIN_GROUP, OMITTED, holm, percentile_interval, seed_deviation
+from fedrec.experiment.config import ExperimentConfig
+from fedrec.experiment.store import Result
+
+Resampled = Mapping[int, tuple[Result, pd.DataFrame]]
+"""By seed: what one arm came to, and its resampled means, as `fedrec.evaluation.resampled_means` names them."""
+
+_DECIMALS = 12  # equal means differ by some 1e-16 in another order of summation, and must count as equal
+
+
+def summarise_resampled(results: Mapping[str, Resampled], config: ExperimentConfig) -> dict[str, Any]:
+    """What each arm came to, and how the arms compare."""
+    arms = {arm: _summary_of(of_arm, config) for arm, of_arm in results.items()}
+    return {
+        "metric": config.evaluation.metric,
+        "arms": arms,
+        "tests": _tests(results, config),
+        "omitted": dict(OMITTED),
+    }
+
+
+def _summary_of(results: Resampled, config: ExperimentConfig) -> dict[str, Any]:
+    resampled = _over_seeds(results)
+    overall = [_rows(result, "") for result, _ in results.values()]
+    metrics = {}
+    for name in overall[0]:
+        per_seed = [rows[name] for rows in overall]
+        mean = sum(per_seed) / len(per_seed)
+        interval = percentile_interval(mean, resampled[name]) if name in resampled else None
+        metrics[name] = {
+            "mean": mean,
+            "ci95": [interval.low, interval.high] if interval else None,
+            "seed_deviation": seed_deviation(torch.tensor(per_seed, dtype=torch.float64).unsqueeze(1)),
+            "per_seed": per_seed,
+        }
+    costs = [result.communication or {} for result, _ in results.values()]
+    return {
+        "metrics": metrics,
+        "groups": _groups(results, resampled, config.evaluation.metric),
+        "guarantee": next(result for result, _ in results.values()).guarantee,
+        "seconds": sum(result.seconds for result, _ in results.values()) / len(results),
+        "communication": {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]},
+        "tuning": None,
+    }
+
+
+def _rows(result: Result, group: str) -> dict[str, float]:
+    """Test metrics of one group of users, by name."""
+    return {metric: value for part, metric, of, value in result.metrics if part == "test" and of == group}
+
+
+def _over_seeds(results: Resampled) -> dict[str, Tensor]:
+    """Each resample's means over seeds: the users, and how often each counts, are the same for every seed."""
+    tables = [table for _, table in results.values()]
+    stacked = {
+        str(name): torch.stack([torch.from_numpy(table[name].to_numpy(copy=True)) for table in tables])
+        for name in tables[0].columns
+    }
+    return {name: values.mean(dim=0) for name, values in stacked.items()}
+
+
+def _groups(results: Resampled, resampled: Mapping[str, Tensor], metric: str) -> dict[str, Any]:
+    """The headline metric by groups of users, and the gap between those of enough users."""
+    found: dict[str, Any] = {}
+    for name in resampled:
+        headline, slash, label = name.partition("/")
+        if not slash or headline != metric:
+            continue
+        rows = [_rows(result, label) for result, _ in results.values()]
+        if metric not in rows[0]:
+            continue  # nobody is in that group
+        mean = sum(row[metric] for row in rows) / len(rows)
+        interval = percentile_interval(mean, resampled[name])
+        attribute, _, value = label.partition("=")
+        groups = found.setdefault(attribute, {"gap": None, "groups": {}})["groups"]
+        groups[value] = {"users": int(rows[0]["users"]), "mean": mean, "ci95": [interval.low, interval.high]}
+    for of_attribute in found.values():
+        means = [group["mean"] for group in of_attribute["groups"].values() if group["users"] >= MIN_GROUP]
+        if len(means) > 1:
+            gap = BETWEEN_GROUPS["gap"](torch.tensor(means, dtype=torch.float64))
+            of_attribute["gap"] = {"value": gap, "by_chance": None, "p": None}
+    return found
+
+
+def _tests(results: Mapping[str, Resampled], config: ExperimentConfig) -> list[dict[str, Any]]:
+    """Every pair of arms on the headline metric, paired by resample, with Holm's correction for their number.
+
+    The test is that of `fedrec.evaluation.compare`: resampled differences are shifted to a mean of zero, and p is the
+    share of them that lie as far away as the data, counting the data as one resample.
+    """
+    metric = config.evaluation.metric
+    per_seed = {
+        arm: torch.tensor([_rows(result, "")[metric] for result, _ in of_arm.values()], dtype=torch.float64)
+        for arm, of_arm in results.items()
+    }
+    resampled = {arm: _over_seeds(of_arm)[metric] for arm, of_arm in results.items()}
+    users = {arm: int(_rows(next(iter(of_arm.values()))[0], "")["users"]) for arm, of_arm in results.items()}
+    found: list[dict[str, Any]] = []
+    for a, b in itertools.combinations(results, 2):
+        differences = per_seed[a] - per_seed[b]
+        mean, shifted = differences.mean(), resampled[a] - resampled[b]
+        as_far = int(((shifted - mean).abs() >= mean.abs() - 10.0**-_DECIMALS).sum())
+        interval = percentile_interval(float(mean), shifted)
+        found.append(
+            {
+                "metric": metric,
+                "a": a,
+                "b": b,
+                "difference": interval.mean,
+                "ci95": [interval.low, interval.high],
+                "users": users[a],
+                "seed_deviation": seed_deviation(differences.unsqueeze(1)),
+                "d_z": None,
+                "rank_biserial": None,
+                "p_bootstrap": (1 + as_far) / (len(shifted) + 1),
+                "p_wilcoxon": None,
+                "p_wilcoxon_holm": None,
+            }
+        )
+    corrected = holm([test["p_bootstrap"] for test in found])
+    return [test | {"p_bootstrap_holm": p} for test, p in zip(found, corrected, strict=True)]
