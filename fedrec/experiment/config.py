@@ -21,6 +21,7 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import EvaluationConfig
 from fedrec.experiment.arms import ArmConfig, Name
 from fedrec.experiment.search import Search, TuneConfig
+from fedrec.experiment.tracking import TrackingConfig
 from fedrec.federated import EngineConfig
 from fedrec.spaces import Value
 
@@ -36,6 +37,7 @@ class ExperimentConfig(Config):
         arms: what is compared.
         engine: what the federated arms run on.
         tune: how settings are chosen before the arms are compared; None takes them as they are.
+        tracking: where the run can be followed beside its own folder; None is nowhere.
     """
 
     name: Name
@@ -45,6 +47,7 @@ class ExperimentConfig(Config):
     arms: tuple[ArmConfig, ...]
     engine: EngineConfig = EngineConfig()
     tune: TuneConfig | None = None
+    tracking: TrackingConfig | None = None
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> ExperimentConfig:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from fedrec.data import Interactions
 from fedrec.experiment.arms import ArmConfig, method_class
 from fedrec.experiment.store import FileCheckpoints, History
+from fedrec.experiment.tracking import Logged, nobody
 from fedrec.federated import EngineConfig, FederatedRecommender
 from fedrec.recommenders import Disclosure, Recommender, Training, Validator
 
@@ -72,6 +73,7 @@ def fit_arm(
     told: Told,
     steps: int | None = None,
     look: Look = keep_going,
+    logged: Logged = nobody,
 ) -> Fit:
     """Fit an arm, from its checkpoint if there is one.
 
@@ -85,6 +87,7 @@ def fit_arm(
         told: of each epoch or round.
         steps: as in `Training`.
         look: is told of each look at the validation metric, those before a resumption again.
+        logged: is told of each logged value likewise, "disclosure/name".
 
     Raises:
         ModelError: if training diverged.
@@ -95,6 +98,7 @@ def fit_arm(
     def log(step: int, name: str, value: float, disclosure: Disclosure) -> None:
         nonlocal best
         history.append((step, name, float(value), disclosure))
+        logged(step, f"{disclosure}/{name}", float(value))
         if name == "validation":
             best = (step, float(value)) if best is None or value > best[1] else best
             look(step, float(value))

@@ -14,13 +14,29 @@ from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.fitting import Told, fit_arm
 from fedrec.experiment.store import ArmDirectory, Chosen, History, Result
 from fedrec.experiment.summary import GROUP
+from fedrec.experiment.tracking import Logged, nobody
 from fedrec.federated import FederatedRecommender
 
 
 def fit_and_test(
-    arm: ArmConfig, seed: int, config: ExperimentConfig, split: Split, folder: ArmDirectory, told: Told
+    arm: ArmConfig,
+    seed: int,
+    config: ExperimentConfig,
+    split: Split,
+    folder: ArmDirectory,
+    told: Told,
+    logged: Logged = nobody,
 ) -> None:
-    """Fit an arm with a seed, test it once, and keep what it came to."""
+    """Fit an arm with a seed, test it once, and keep what it came to.
+
+    Args:
+        arm, seed: what is fitted.
+        config: of the whole experiment.
+        split: what it is fitted and tested on.
+        folder: to write.
+        told: of each epoch or round.
+        logged: of each value of the fit that is tested, and in the end of the test's.
+    """
     chosen, tested = None, split
     if split.refitted is not None:
         tested = split.refitted
@@ -35,6 +51,7 @@ def fit_and_test(
         checkpoints=folder.checkpoints(),
         told=told,
         steps=chosen.steps if chosen else None,
+        logged=logged,
     )
     rates = bool(getattr(fit.recommender, "rates", False))
     found = evaluate(fit.recommender.score, tested, config.evaluation, seed, rates=rates)
@@ -50,9 +67,18 @@ def fit_and_test(
         communication=_together(chosen.communication if chosen else None, fit.communication),
         seconds=fit.seconds + (chosen.seconds if chosen else 0.0),
     )
+    tell_test(logged, result)
     folder.write(
         result, model=fit.recommender.tensors(), topk=_topk(found, split.test), per_user=_per_user(found, split.test)
     )
+
+
+def tell_test(logged: Logged, result: Result) -> None:
+    """Tell the test's overall values, at the last step of the fit."""
+    last = max((step for step, *_ in result.history), default=0)
+    for part, metric, group, value in result.metrics:
+        if part == "test" and not group:
+            logged(last, f"test/{metric}", value)
 
 
 def _choose(

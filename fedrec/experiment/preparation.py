@@ -15,6 +15,7 @@ from fedrec.evaluation import evaluate, make_validator
 from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.fitting import build_arm
+from fedrec.experiment.tracking import require_tracking
 from fedrec.federated import FederatedRecommender
 from fedrec.federated.method import NO_STOPPING
 from fedrec.recommenders import Training
@@ -27,6 +28,7 @@ def prepare(config: ExperimentConfig) -> LoadedData:
     same users and items.
     """
     _try_device(config.engine.device)
+    require_tracking(config.tracking)
     data = load_split(config.data, config.seeds[0])
     make_validator(data.split, config.evaluation, config.seeds[0])
     _try_evaluation(data.split, config)

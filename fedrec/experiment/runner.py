@@ -24,6 +24,7 @@ from fedrec.experiment.preparation import naming, prepare
 from fedrec.experiment.search import Search
 from fedrec.experiment.store import RunDirectory, write_atomically, write_json
 from fedrec.experiment.summary import write_tables
+from fedrec.experiment.tracking import tracking
 from fedrec.experiment.trials import TrialLog
 from fedrec.experiment.tuning import Tuned, tune
 
@@ -126,8 +127,11 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
         folder = directory.arm(arm.name, seed)
         if not folder.finished:
             told = _telling(progress, replace(first, arm=arm.name, seed=seed, job=number))
-            with naming(f"arms.{arm.name}, seed {seed}"):
-                fit_and_test(arm, seed, tuned, split, folder, told)
+            with (
+                naming(f"arms.{arm.name}, seed {seed}"),
+                tracking(tuned.tracking, directory.path, tuned.name, arm.name, seed) as logged,
+            ):
+                fit_and_test(arm, seed, tuned, split, folder, told, logged)
     write_tables(directory, tuned, {arm: of_arm.as_dict(config.evaluation.metric) for arm, of_arm in found.items()})
     facts = directory.manifest
     facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
