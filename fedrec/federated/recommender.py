@@ -92,7 +92,7 @@ class FederatedRecommender:
             self._check_stopping(self.privacy)
             require_one_answer(self.participation)
             check_delta(self.privacy.delta, train.n_users)
-            self.privacy.noise_multipliers(self._schedule(self.privacy))
+            self.privacy.noise_multipliers(self.schedule(self.privacy))
         self.method.start(Federation(train.n_users, train.n_items, Streams(0)))
 
     def fit(self, train: Interactions, training: Training) -> None:
@@ -162,7 +162,7 @@ class FederatedRecommender:
             raise ModelError("the recommender is not fitted; call fit(train, training) first")
         return self._rounds
 
-    def _schedule(self, privacy: PrivacyConfig) -> Schedule:
+    def schedule(self, privacy: PrivacyConfig) -> Schedule:
         """Everything that the method will release, at this participation."""
         releases = self.method.releases()
         if privacy.clip is not None:
@@ -219,7 +219,7 @@ class FederatedRecommender:
         return validator if isinstance(validator, Validator) and watching else None
 
     def _protect(self, local: Simulation, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
-        schedule = self._schedule(privacy)
+        schedule = self.schedule(privacy)
         # Two arms of one seed must not share their noise, whatever they differ in: subtracting them would remove it.
         setting = f"{privacy.model_dump_json()}{self.participation.model_dump_json()}"
         arm = f"{training.arm}/{type(self.method).__qualname__}{self.method.config.model_dump_json()}{setting}"

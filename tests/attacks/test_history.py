@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from fedrec.attacks import area_under_curve, guess_history
+from fedrec.attacks import Finding, History, HistoryConfig, area_under_curve, guess_history, share_read
 from fedrec.errors import DataError
 from fedrec.federated import Devices, LocalEngine, Rows
 from fedrec.federated.queries import LocalTraining
+from fedrec.privacy import PrivacyConfig
 from fedrec.streams import Streams
+from tests.attacks.planted import interactions, target
 
 
 def answers(n_users: int, n_items: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -48,3 +52,39 @@ def test_noise_on_every_entry_brings_the_attack_to_chance() -> None:
 def test_success_needs_both_kinds_of_items() -> None:
     with pytest.raises(DataError, match="0 of 3 items"):
         area_under_curve(torch.ones(3), torch.zeros(3, dtype=torch.bool))
+
+
+EGO = {"dim": 8, "rounds": 2}
+
+
+def by_case(findings: list[Finding], measure: str) -> dict[str, Finding]:
+    return {finding.case: finding for finding in findings if finding.measure == measure}
+
+
+def test_masking_hides_a_member_among_others_and_noise_hides_everybody() -> None:
+    train = interactions(120, 200, 10)
+    config = HistoryConfig(sums=(1, 5, 60), trials=60)
+    bare = by_case(History(config).run(target("ego-lightgcn", EGO, train)), "history-read")
+    assert bare["one answer"].value > 0.98
+    assert bare["one answer"].chance == pytest.approx(10 / 200, abs=0.04)
+    assert bare["one answer"].value > bare["sum of 5"].value > bare["sum of 60"].value
+    privacy = PrivacyConfig(noise_multiplier=4.0, delta=1e-3)
+    noised = by_case(History(config).run(target("ego-lightgcn", EGO, train, privacy)), "auc")
+    for finding in noised.values():
+        assert finding.chance is not None
+        assert finding.error is not None
+        # At chance: AUCs of 10 among 200 deviate by .094, means of 60 by .012; members and strangers, within five.
+        assert abs(finding.value - 0.5) < 0.06
+        assert abs(finding.chance - 0.5) < 0.06
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("popularity", {}), ("ease", {}), ("ials", {"dim": 4, "rounds": 1})])
+def test_other_answers_are_the_history(kind: str, settings: dict[str, Any]) -> None:
+    found = History(HistoryConfig(sums=(1,), trials=20)).run(target(kind, settings, interactions(40, 60, 8)))
+    assert [finding.value for finding in found] == [1.0, 1.0]
+
+
+def test_share_read_by_hand() -> None:
+    own = torch.tensor([True, False, True, False])
+    assert share_read(torch.tensor([0.9, 0.8, 0.1, 0.0]), own) == 0.5
+    assert share_read(torch.tensor([0.9, 0.2, 0.8, 0.0]), own) == 1.0

@@ -1,0 +1,122 @@
+"""`Attack`: what an observer tries on an arm, and the findings that it comes to.
+
+An attack is given the arm before it is trained, and its users: it plays the arm's rounds itself, looks at what an
+observer would see of them, guesses, and says how often it was right, beside what chance would have made of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from fedrec.components import Config, Registry
+from fedrec.data import Interactions
+from fedrec.errors import ConfigError
+from fedrec.federated import FederatedMethod, FederatedRecommender, Federation
+from fedrec.privacy import Schedule
+from fedrec.streams import Streams
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number that an attack came to.
+
+    Attributes:
+        case: what was observed ("one answer", "sum of 10"), or which setting was tried.
+        measure: what the value is of.
+        value: the success.
+        error: its standard error; None where it has none.
+        chance: what a guess without the observation comes to, or the same guess about somebody who is not in it; None
+            where there is no such thing.
+        trials: number of trials that the value is a mean of, or of guesses.
+    """
+
+    case: str
+    measure: str
+    value: float
+    error: float | None = None
+    chance: float | None = None
+    trials: int = 1
+
+    @classmethod
+    def mean(cls, case: str, measure: str, values: Sequence[float] | Tensor, chance: float | None = None) -> Finding:
+        """The mean of independent trials, with its standard error."""
+        found = torch.as_tensor(values, dtype=torch.float64)
+        error = float(found.std()) / math.sqrt(len(found)) if len(found) > 1 else None
+        return cls(case, measure, float(found.mean()), error, chance, len(found))
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """An arm under attack, and its users.
+
+    Attributes:
+        recommender: the arm, not fitted.
+        train: what the users train on, with what is known of them.
+        valid: what they hold out for validation, for saying what a defence costs; it may be empty.
+        seed: of the rounds that are played.
+    """
+
+    recommender: FederatedRecommender
+    train: Interactions
+    valid: Interactions
+    seed: int
+
+    @property
+    def method(self) -> FederatedMethod:
+        """What the arm trains."""
+        return self.recommender.method
+
+    @property
+    def streams(self) -> Streams:
+        """Of the users and the server; what the attacker draws has purposes of its own."""
+        return Streams(self.seed)
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """Every release of the arm; None without a guarantee."""
+        privacy = self.recommender.privacy
+        return None if privacy is None else self.recommender.schedule(privacy)
+
+    def noise_multipliers(self) -> dict[str, float]:
+        """By kind of release; none without a guarantee."""
+        privacy, schedule = self.recommender.privacy, self.schedule
+        return {} if privacy is None or schedule is None else privacy.noise_multipliers(schedule)
+
+    def federation(self, n_users: int, n_items: int) -> Federation:
+        """What is public, with so many users and items."""
+        return Federation(n_users, n_items, self.streams, self.recommender.engine.dtype)
+
+
+class Attack(Protocol):
+    """An attack.
+
+    Attributes:
+        config_class: the pydantic model of its settings, which the constructor takes.
+        private_only: whether it is one on a guarantee, and an arm without has nothing to attack.
+    """
+
+    config_class: ClassVar[type[Config]]
+    private_only: ClassVar[bool]
+
+    def run(self, target: Target) -> list[Finding]:
+        """Attack an arm.
+
+        Raises:
+            ConfigError: if the arm is not one that it can attack.
+        """
+
+
+ATTACKS: Registry[Attack] = Registry("attack")
+"""The attacks, by kind."""
+
+
+def require_guarantee(target: Target, attack: str) -> None:
+    """Raise a ConfigError if the arm has no guarantee for an attack to hold it to."""
+    if target.recommender.privacy is None:
+        raise ConfigError(f"attack '{attack}' tests a guarantee, and the arm has none; give it a privacy section")

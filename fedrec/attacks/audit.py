@@ -1,0 +1,122 @@
+"""The audit: a lower bound on ε from planted canaries, which a sound mechanism keeps below the claimed ε.
+
+One run is enough: Steinke, Nasr & Jagielski 2023, see `fedrec.attacks.bounds`. The canaries and what is read of them
+stand in `fedrec.attacks.canaries`. What a sound arm shows lies far below its ε, since guesses about single canaries are
+far from the worst case that δ allows for; a mechanism that adds a tenth of its noise is far above.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from fedrec.attacks.attack import ATTACKS, Finding, Target, require_guarantee
+from fedrec.attacks.bounds import best_one_run_bound, gaussian_epsilon
+from fedrec.attacks.canaries import Scores, play
+from fedrec.attacks.defects import Defect
+from fedrec.components import Config
+
+
+class AuditConfig(Config):
+    """Settings of `Audit`.
+
+    Attributes:
+        canaries: how many are planted; about half of them are in.
+        items: how many items of its own each canary has. A canary shows nothing beyond its clip, and less where its
+            answer is smaller: choose it so that the answer's norm reaches the clip.
+        confidence: of the bound.
+        defects: what is planted in the mechanism, one audit each; "none" audits it as it is.
+        times: how often interactions were recorded where "unmerged" is planted.
+    """
+
+    canaries: int = Field(500, ge=10)
+    items: int = Field(1, ge=1)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    defects: tuple[Defect, ...] = Field(("none",), min_length=1)
+    times: int = Field(100, ge=2)
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What one audit came to.
+
+    Attributes:
+        claimed: ε of the arm's whole schedule.
+        bound: the ε that is refuted, at the stated confidence.
+        accuracy: share of right guesses, one about every canary.
+        canaries: their number.
+        gaussian: ε if the scores of canaries in and out were Gaussian of one width: an estimate, not a bound.
+    """
+
+    claimed: float
+    bound: float
+    accuracy: float
+    canaries: int
+    gaussian: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim was not refuted."""
+        return self.bound <= self.claimed
+
+
+@ATTACKS.register("audit")
+class Audit:
+    """Plants canaries and bounds ε from below."""
+
+    config_class: ClassVar[type[Config]] = AuditConfig
+    private_only: ClassVar[bool] = True
+
+    def __init__(self, config: AuditConfig) -> None:
+        self.config = config
+
+    def run(self, target: Target) -> list[Finding]:
+        """One audit for each defect: the claim, the bound, and how it came about."""
+        findings = []
+        for defect in self.config.defects:
+            case, found = "sound" if defect == "none" else defect, self.audit(target, defect)
+            error = (found.accuracy * (1 - found.accuracy) / found.canaries) ** 0.5
+            findings += [
+                Finding(case, "claimed-epsilon", found.claimed),
+                Finding(case, "epsilon-bound", found.bound, chance=0.0, trials=found.canaries),
+                Finding(case, "epsilon-estimate", found.gaussian, chance=0.0, trials=found.canaries),
+                Finding(case, "right-guesses", found.accuracy, error, 0.5, found.canaries),
+            ]
+        return findings
+
+    def audit(self, target: Target, defect: Defect = "none") -> AuditResult:
+        """Audit an arm, perhaps with a defect.
+
+        Raises:
+            ConfigError: if it has no guarantee.
+        """
+        require_guarantee(target, "audit")
+        schedule, privacy, config = target.schedule, target.recommender.privacy, self.config
+        assert schedule is not None
+        assert privacy is not None
+        times = config.times if defect == "unmerged" else 1
+        scores = play(target, config.canaries, config.items, defect, times)
+        statistics = (scores.likelihood, scores.untouched)
+        return AuditResult(
+            claimed=schedule.epsilon(target.noise_multipliers(), privacy.delta),
+            bound=best_one_run_bound(statistics, scores.included, privacy.delta, config.confidence),
+            accuracy=accuracy(scores.likelihood, scores.included),
+            canaries=config.canaries,
+            gaussian=gaussian_epsilon(separation(scores), privacy.delta),
+        )
+
+
+def accuracy(statistic: Tensor, included: Tensor) -> float:
+    """The share of right guesses if the half of the largest values is guessed to be in."""
+    truth, half = included[statistic.argsort(stable=True)], len(included) // 2
+    return (int((~truth[:half]).sum()) + int(truth[half:].sum())) / len(included)
+
+
+def separation(scores: Scores) -> float:
+    """How many deviations lie between the mean log likelihood ratios of canaries in and out."""
+    inside, outside = scores.likelihood[scores.included], scores.likelihood[~scores.included]
+    within = ((inside.var() + outside.var()) / 2).sqrt()
+    return float((inside.mean() - outside.mean()) / within.clamp(min=1e-300))

@@ -1,0 +1,120 @@
+"""The audit passes every sound method at ε = 1 and catches every planted defect, at 95% confidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fedrec.attacks import Audit, AuditConfig, AuditResult
+from fedrec.attacks.audit import accuracy
+from fedrec.attacks.canaries import play
+from fedrec.attacks.defects import Defect, Repeated
+from fedrec.errors import ConfigError
+from fedrec.federated import Devices, LocalEngine
+from fedrec.federated.queries import Count, Gram
+from fedrec.privacy import Clip, PrivacyConfig
+from fedrec.streams import Streams
+from tests.attacks.planted import interactions, target
+
+TRAIN = interactions(40, 50, 8)
+DELTA = 1e-4
+SIGMA = 3.2  # of all releases together: ε just below 1 at that δ
+
+# Clips that a canary's answer exceeds some ten times, so that not clipping shows; σ of a draw is SIGMA · √rounds.
+ARMS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "popularity": ("popularity", {"clip": 1.0}, 100, 1),
+    "ease": ("ease", {"clip": 0.4}, 4, 1),
+    "spectral": ("spectral", {"factors": 4}, 2, 1),
+    "ials": ("ials", {"dim": 3, "rounds": 2, "clip": 0.005, "count_clip": 1.0}, 20, 2),
+    "ego": ("ego-lightgcn", {"dim": 4, "rounds": 2, "clip": 0.005, "negatives": 1}, 30, 2),
+    "exact": (
+        "exact-lightgcn",
+        {"dim": 4, "layers": 1, "rounds": 2, "propagate_clip": 0.02, "loss_clip": 0.1, "count_clip": 1.0},
+        30,
+        2,
+    ),
+}
+DEFECTS: tuple[Defect, ...] = ("weak-noise", "no-clip", "unmerged", "touched-rows")
+
+
+def audit(arm: str, defect: Defect, *, seed: int = 0, canaries: int = 300) -> AuditResult:
+    kind, settings, items, rounds = ARMS[arm]
+    privacy = PrivacyConfig(noise_multiplier=SIGMA * rounds**0.5, delta=DELTA)
+    if arm == "spectral" and defect == "no-clip":  # nobody's answer is larger than the method's own clip, which is 1
+        privacy = PrivacyConfig(noise_multiplier=SIGMA, delta=DELTA, clip=0.1)
+    found = target(kind, settings, TRAIN, privacy, seed=seed)
+    return Audit(AuditConfig(canaries=canaries, items=items)).audit(found, defect)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_sound_method_stays_below_its_epsilon(arm: str) -> None:
+    found = audit(arm, "none")
+    assert 0.9 < found.claimed <= 1.0  # shares of the first round are left over in later ones
+    assert found.holds
+    # A canary's answer reaches its clip: μ = 1/3.2, and 300 canaries estimate it to .12. Within four of these.
+    assert 0.0 <= found.gaussian < 3.5
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_planted_defect_is_caught(arm: str, defect: Defect) -> None:
+    found = audit(arm, defect)
+    assert found.claimed <= 1.0
+    assert found.bound > 1.0
+    assert not found.holds
+
+
+def test_sound_popularity_never_alarms() -> None:
+    # 20 audits of a bound that is wrong once in 20, where the true ε of a guess about one canary is far below 1.
+    assert all(audit("popularity", "none", seed=seed, canaries=100).holds for seed in range(20))
+
+
+def test_a_sampled_arm_is_audited_over_its_whole_transcript() -> None:
+    settings = {"dim": 4, "rounds": 20, "clip": 0.005, "negatives": 1}
+    privacy = PrivacyConfig(noise_multiplier=4.0, delta=DELTA)
+    found = target("ego-lightgcn", settings, TRAIN, privacy, rate=0.25)
+    sound = play(found, 200, 20)
+    assert sound.releases == 20
+    weak = play(found, 200, 20, "weak-noise")
+    assert accuracy(weak.likelihood, weak.included) > accuracy(sound.likelihood, sound.included) + 0.15
+    assert Audit(AuditConfig(canaries=200, items=20)).audit(found, "none").holds
+    assert not Audit(AuditConfig(canaries=200, items=20)).audit(found, "weak-noise").holds
+
+
+def test_untouched_rows_are_those_that_only_an_absent_canary_would_have_touched() -> None:
+    kind, settings, _, _ = ARMS["popularity"]
+    privacy = PrivacyConfig(noise_multiplier=SIGMA, delta=DELTA)
+    scores = play(target(kind, settings, TRAIN, privacy), 50, 3, "touched-rows")
+    assert scores.untouched.tolist() == torch.where(scores.included, 0.0, -3.0).tolist()
+    assert play(target(kind, settings, TRAIN, privacy), 50, 3).untouched.abs().sum() == 0
+
+
+def test_the_likelihood_ratio_is_that_of_the_noise() -> None:
+    # Without noise to speak of, ⟨r, c⟩ is ‖c‖² for those who are in and 0 for the others: ±½‖c‖²/s², ‖c‖ the clip.
+    privacy = PrivacyConfig(noise_multiplier=0.5, delta=DELTA)
+    arm = target("popularity", {"clip": 1.0}, TRAIN, privacy)
+    scores = play(arm, 400, 4)
+    # Four items and a clip of 1: mean ±2 and deviation 2 at s = ½. Within five deviations of the mean over some 190.
+    assert scores.likelihood[scores.included].mean() == pytest.approx(2.0, abs=0.75)
+    assert scores.likelihood[~scores.included].mean() == pytest.approx(-2.0, abs=0.75)
+    assert scores.likelihood.std() < 4
+
+
+def test_repeated_interactions_are_clipped_only_if_they_are_merged() -> None:
+    devices = Devices(torch.tensor([5, 6]), torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]), 16)
+    for query in (Count(16), Gram(torch.ones(16))):
+        name = next(iter(query.tables))
+        one = LocalEngine(devices.take(torch.tensor([0])), Streams(0))
+        sound = one.sum(Repeated(query, 9, merged=True), round=1, clip=Clip(1.0)).sums[name]
+        assert float(sound.norm()) == pytest.approx(1.0)
+        broken = one.sum(Repeated(query, 9, merged=False), round=2, clip=Clip(1.0)).sums[name]
+        assert float(broken.norm()) == pytest.approx(3.0 if name == "count" else 9.0)
+        whole = one.sum(Repeated(query, 9, merged=True), round=3).sums[name]
+        assert torch.allclose(whole, one.sum(Repeated(query, 9, merged=False), round=4).sums[name])
+
+
+def test_an_arm_without_a_guarantee_has_nothing_to_audit() -> None:
+    with pytest.raises(ConfigError, match="the arm has none"):
+        Audit(AuditConfig()).run(target("popularity", {}, TRAIN))
