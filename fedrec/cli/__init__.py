@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
@@ -24,7 +24,10 @@ import typer
 from fedrec import __version__
 from fedrec.cli import data
 from fedrec.cli.console import progress, say, show_paragraph, show_table
-from fedrec.errors import FedrecError
+from fedrec.errors import ConfigError, FedrecError
+
+if TYPE_CHECKING:
+    from fedrec.experiment import ExperimentConfig
 
 __all__ = ["app", "main"]
 
@@ -107,6 +110,10 @@ def run(
         str | None, typer.Option("--engine", help="What federated arms run on; overrides engine.kind.")
     ] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Nodes of that engine; overrides engine.nodes.")] = None,
+    superlink: Annotated[
+        str | None,
+        typer.Option("--superlink", metavar="ADDRESS", help="SuperLink of engine flower; overrides engine.superlink."),
+    ] = None,
 ) -> None:
     """Run an experiment, and show what came of it."""
     from fedrec.experiment import default_folder, read_config
@@ -115,8 +122,12 @@ def run(
     overrides = list(set_ or [])
     overrides += [f"engine.kind={engine}"] if engine is not None else []
     overrides += [f"engine.nodes={nodes}"] if nodes is not None else []
+    overrides += [f"engine.superlink='{superlink}'"] if superlink is not None else []
     experiment = read_config(config, overrides)
     folder = out_folder or default_folder(experiment)
+    if experiment.engine.kind == "flower":
+        _submit(experiment, folder)
+        return
     with _interruptible(folder), progress() as told:
         run_experiment(experiment, folder, told)
     _show(folder)
@@ -125,11 +136,30 @@ def run(
 @app.command()
 def resume(folder: RunFolder) -> None:
     """Finish a run that was interrupted; it ends in the same numbers as if it had not been."""
+    from fedrec.experiment import RunDirectory
     from fedrec.experiment import resume as resume_run
 
+    experiment = RunDirectory(folder).config
+    if experiment.engine.kind == "flower":
+        _submit(experiment, folder)
+        return
     with _interruptible(folder), progress() as told:
         resume_run(folder, told)
     _show(folder)
+
+
+def _submit(experiment: ExperimentConfig, folder: Path) -> None:
+    """Give an experiment to a SuperLink, and show what came of it."""
+    from fedrec.experiment import RunDirectory
+    from fedrec.flower.submit import submit
+    from fedrec.report import summary_table
+
+    if experiment.engine.superlink is None:
+        raise ConfigError("engine.kind = 'flower' and no SuperLink; give its address with --superlink host:port")
+    if not RunDirectory(folder).finished:
+        submit(experiment.to_toml(), experiment.engine.superlink, folder)
+    show_table(summary_table(folder))
+    _show_guarantees(folder)
 
 
 @app.command()

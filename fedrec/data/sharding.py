@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedrec.data.interactions import Interactions
+from fedrec.data.interactions import IntArray, Interactions, Vocabulary
 from fedrec.errors import DataError
 from fedrec.streams import Streams
 
@@ -82,7 +82,6 @@ def shard(interactions: Interactions, nodes: int, folder: Path) -> tuple[Path, .
         raise DataError(f"{nodes} nodes for {interactions.n_users} users; give each node a user at least, and one node")
     if folder.exists():
         raise DataError(f"{folder}: exists; choose a new folder for the nodes' files")
-    order = np.argsort(Streams(0).words("shard", interactions.users.keys).numpy(), kind="stable")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -90,19 +89,25 @@ def shard(interactions: Interactions, nodes: int, folder: Path) -> tuple[Path, .
             ready.mkdir()
             _catalogue(interactions).to_parquet(ready / CATALOGUE, index=False)
             (ready / FEDERATION).write_text(json.dumps(asdict(Public.of(interactions)), indent=2) + "\n")
-            for number, users in enumerate(np.array_split(order, nodes)):
-                _write_node(interactions, np.sort(users), ready / f"node-{number}")
+            for number, users in enumerate(shares(interactions.users, nodes)):
+                _write_node(interactions, users, ready / f"node-{number}")
             ready.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
     return tuple(folder / f"node-{number}" for number in range(nodes))
 
 
+def shares(users: Vocabulary, nodes: int) -> list[IntArray]:
+    """The users of each node, ascending codes: by a hash of the original ids, in parts of one size but for one user."""
+    order = np.argsort(Streams(0).words("shard", users.keys).numpy(), kind="stable")
+    return [np.sort(part) for part in np.array_split(order, nodes)]
+
+
 def _catalogue(interactions: Interactions) -> pd.DataFrame:
     return pd.concat([pd.DataFrame({"item": interactions.items.ids}), interactions.item_attributes], axis=1)
 
 
-def _write_node(interactions: Interactions, users: np.ndarray[tuple[int], np.dtype[np.int64]], node: Path) -> None:
+def _write_node(interactions: Interactions, users: IntArray, node: Path) -> None:
     node.mkdir()
     own = interactions.take(np.isin(interactions.user, users))
     table = pd.DataFrame({"user": own.users.decode(own.user), "item": own.items.decode(own.item)})

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from fedrec.components import Config
 from fedrec.data.encoding import drop_unused
-from fedrec.data.interactions import IntArray, Interactions, Split
+from fedrec.data.interactions import FloatArray, IntArray, Interactions, Split
 from fedrec.data.readers import ColumnsConfig
 from fedrec.errors import DataError
 from fedrec.streams import Streams
@@ -134,6 +134,24 @@ def split(interactions: Interactions, config: LeaveOneOut | Ratio | GlobalTime, 
             return _global_time(interactions, config)
 
 
+def split_shard(interactions: Interactions, config: LeaveOneOut | Ratio | GlobalTime, streams: Streams) -> Split:
+    """The split of some of the users of a federation, over the vocabularies that they came with.
+
+    Each user's parts are those that `split` would make of everyone. What it leaves out has no interaction here; there
+    may be one user, and nothing to test on.
+    """
+    match config:
+        case LeaveOneOut():
+            interactions = interactions.take((interactions.user_degrees > 1)[interactions.user])
+            part = _last_one(interactions, config, streams)[0]
+        case Ratio():
+            part = _last_shares(interactions, config, streams)[0]
+        case GlobalTime():
+            part = _by_time(interactions, config)[0]
+    train, valid, test = (interactions.take(part == which) for which in (TRAIN, VALID, TEST))
+    return Split(train, valid, test)
+
+
 def split_given(parts: Sequence[Interactions], config: Given, streams: Streams) -> Split:
     """The split of files, with held-out pairs that occurred earlier left out.
 
@@ -181,15 +199,28 @@ def _leave_one_out(interactions: Interactions, config: LeaveOneOut, streams: Str
     pairs = int((interactions.user_degrees == 2).sum())
     if pairs:
         notes.append(f"{pairs} users with two interactions have one for training, one for testing, none for validation")
+    part, how = _last_one(interactions, config, streams)
+    return _parts(interactions, part, [f"test is each user's last interaction, valid the one before it; {how}", *notes])
+
+
+def _last_one(interactions: Interactions, config: LeaveOneOut, streams: Streams) -> tuple[IntArray, str]:
+    """The part of each interaction, and a note on their order."""
     degree = interactions.user_degrees[interactions.user]
     from_end, how = _from_end(interactions, config.order, streams)
     part = np.full(len(interactions), TRAIN)
     part[from_end == 0] = TEST
     part[(from_end == 1) & (degree >= 3)] = VALID
-    return _parts(interactions, part, [f"test is each user's last interaction, valid the one before it; {how}", *notes])
+    return part, how
 
 
 def _ratio(interactions: Interactions, config: Ratio, streams: Streams) -> Split:
+    part, how = _last_shares(interactions, config, streams)
+    note = f"test is the last {config.test:g} of each user's interactions, valid the {config.valid:g} before; {how}"
+    return _parts(interactions, part, [note])
+
+
+def _last_shares(interactions: Interactions, config: Ratio, streams: Streams) -> tuple[IntArray, str]:
+    """The part of each interaction, and a note on their order."""
     degree = interactions.user_degrees[interactions.user]
     from_end, how = _from_end(interactions, config.order, streams)
     n_test = _rounded_share(degree, config.test, degree - 1)
@@ -197,11 +228,16 @@ def _ratio(interactions: Interactions, config: Ratio, streams: Streams) -> Split
     part = np.full(len(interactions), TRAIN)
     part[from_end < n_test + n_valid] = VALID
     part[from_end < n_test] = TEST
-    note = f"test is the last {config.test:g} of each user's interactions, valid the {config.valid:g} before; {how}"
-    return _parts(interactions, part, [note])
+    return part, how
 
 
 def _global_time(interactions: Interactions, config: GlobalTime) -> Split:
+    part, cuts = _by_time(interactions, config)
+    return _parts(interactions, part, [f"valid begins at time {cuts[0]:.15g}, test at {cuts[1]:.15g}"])
+
+
+def _by_time(interactions: Interactions, config: GlobalTime) -> tuple[IntArray, FloatArray]:
+    """The part of each interaction, and the two times."""
     if interactions.time is None:
         raise DataError(
             "split = { kind = 'global-time' } needs timestamps and the data has none; name their column with "
@@ -211,7 +247,7 @@ def _global_time(interactions: Interactions, config: GlobalTime) -> Split:
     if config.test_from < 1:
         cuts = np.quantile(interactions.time, cuts, method="higher")
     part = np.searchsorted(cuts, interactions.time, side="right")  # an interaction at a cut belongs to the later part
-    return _parts(interactions, part, [f"valid begins at time {cuts[0]:.15g}, test at {cuts[1]:.15g}"])
+    return part, cuts
 
 
 def _from_end(interactions: Interactions, order: Order, streams: Streams) -> tuple[IntArray, str]:

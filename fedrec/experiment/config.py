@@ -186,7 +186,7 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
         ConfigError: if the file is missing or is no TOML, or something in it is wrong.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file; check the path") from None
     except IsADirectoryError:
@@ -195,14 +195,35 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); make it readable") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file (byte {error.start}); give a TOML file in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}; correct that line") from None
-    for override in overrides:
-        _override(document, override)
+    return parse_config(text, str(path), overrides)
+
+
+def parse_config(text: str, source: str, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read an experiment from the text of a TOML file; `source` says in messages where it comes from.
+
+    Raises:
+        ConfigError: if it is no TOML, or something in it is wrong.
+    """
+    document = parse_document(text, source, overrides)
     try:
         return ExperimentConfig.read(document)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def parse_document(text: str, source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The tables of a TOML file, with overrides, before anything is known of what they mean.
+
+    Raises:
+        ConfigError: if it is no TOML, or an override has no place.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}; correct that line") from None
+    for override in overrides:
+        _override(document, override)
+    return document
 
 
 def _override(document: dict[str, Any], override: str) -> None:

@@ -56,7 +56,7 @@ class Step:
 Progress = Callable[[Step], None]
 
 
-def _silent(step: Step) -> None:
+def silent(step: Step) -> None:
     """Shows nothing."""
 
 
@@ -65,7 +65,7 @@ def default_folder(config: ExperimentConfig) -> Path:
     return Path("runs") / f"{config.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
-def run(config: ExperimentConfig, out: Path | None = None, progress: Progress = _silent) -> Path:
+def run(config: ExperimentConfig, out: Path | None = None, progress: Progress = silent) -> Path:
     """Run an experiment.
 
     Args:
@@ -90,7 +90,7 @@ def run(config: ExperimentConfig, out: Path | None = None, progress: Progress = 
     return directory.path
 
 
-def resume(run: Path, progress: Progress = _silent) -> Path:
+def resume(run: Path, progress: Progress = silent) -> Path:
     """Finish a run that was interrupted; one that is finished already is left as it is.
 
     Raises:
@@ -126,7 +126,7 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
     for number, (arm, seed) in enumerate(itertools.product(tuned.arms, tuned.seeds), start=trials + 1):
         folder = directory.arm(arm.name, seed)
         if not folder.finished:
-            told = _telling(progress, replace(first, arm=arm.name, seed=seed, job=number))
+            told = telling(progress, replace(first, arm=arm.name, seed=seed, job=number))
             with (
                 naming(f"arms.{arm.name}, seed {seed}"),
                 tracking(tuned.tracking, directory.path, tuned.name, arm.name, seed) as logged,
@@ -165,10 +165,10 @@ def _tune(
 
 
 def _telling_trial(progress: Progress, first: Step, number: int) -> Told:
-    return _telling(progress, replace(first, job=first.job + number, trial=number))
+    return telling(progress, replace(first, job=first.job + number, trial=number))
 
 
-def _telling(progress: Progress, step: Step) -> Told:
+def telling(progress: Progress, step: Step) -> Told:
     """Say that a piece of work begins; what is returned says how far it is."""
     progress(step)
     return lambda done, planned, best: progress(replace(step, done=done, planned=planned, best=best))

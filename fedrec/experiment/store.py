@@ -196,10 +196,14 @@ class ArmDirectory:
 
     def read(self) -> tuple[Result, pd.DataFrame]:
         """The result and the per-user metrics."""
+        return self.read_result(), pd.read_parquet(self.path / "per_user.parquet")
+
+    def read_result(self) -> Result:
+        """The result."""
         content = json.loads((self.path / "result.json").read_text())
         content["metrics"] = [tuple(row) for row in content["metrics"]]
         content["history"] = [tuple(row) for row in content["history"]]
-        return Result(**content), pd.read_parquet(self.path / "per_user.parquet")
+        return Result(**content)
 
 
 @dataclass(frozen=True)

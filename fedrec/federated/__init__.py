@@ -5,7 +5,8 @@ from fedrec.federated.answers import Answer
 from fedrec.federated.cohort import Cohort, Devices, HeldOutItems, State
 from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.costs import Communication
-from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Simulation, Totals
+from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Population, Simulation, Totals
+from fedrec.federated.engines import ENGINES, Dealt
 from fedrec.federated.measuring import Measured, measure
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
@@ -16,6 +17,7 @@ from fedrec.federated.recommender import FederatedRecommender
 from fedrec.federated.reference_engine import ReferenceEngine
 
 __all__ = [
+    "ENGINES",
     "METHODS",
     "QUERIES",
     "Answer",
@@ -23,6 +25,7 @@ __all__ = [
     "Cohort",
     "Communication",
     "Contribution",
+    "Dealt",
     "Devices",
     "Engine",
     "EngineConfig",
@@ -34,6 +37,7 @@ __all__ = [
     "Measured",
     "Outer",
     "ParticipationConfig",
+    "Population",
     "PopulationConfig",
     "PrivateEngine",
     "Query",

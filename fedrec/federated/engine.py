@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeGuard
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedrec.components import Config
@@ -35,13 +36,23 @@ class EngineConfig(Config):
     """Where a federated computation runs.
 
     Attributes:
-        kind: "local", in this process; "reference" is as well, one client at a time and very slow, for debugging.
+        kind: "local", in this process; "reference", too, one client at a time and very slow, for debugging; "ray", on
+            Flower's simulation, each node holding a shard of the users; "flower", on a Flower SuperLink, whose
+            SuperNodes hold their own users.
+        nodes: shards of "ray"; SuperNodes of "flower" that are waited for before a run begins.
+        superlink: the SuperLink of "flower", "host:port", or a connection in Flower's own configuration.
+        address: of a Ray cluster that "ray" joins; None starts Ray on this machine.
+        timeout: seconds that a node's answer is waited for; who has not answered then is left out of that sum.
         device: "cpu", "cuda" or "auto" (CUDA where there is one).
         precision: of the tables and of the devices' arithmetic.
         randomness: "seeded" for simulation; "os" draws noise and participants from the operating system.
     """
 
-    kind: Literal["local", "reference"] = "local"
+    kind: Literal["local", "reference", "ray", "flower"] = "local"
+    nodes: int = Field(2, ge=1)
+    superlink: str | None = None
+    address: str | None = None
+    timeout: float = Field(600.0, gt=0)
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
     randomness: Literal["seeded", "os"] = "seeded"
@@ -65,6 +76,8 @@ class Totals:
         delayed: users whose answer to this query comes late, and is not in the sums.
         late: users whose late answer to an earlier round is in the sums.
         noised: whether the sums are private releases; a method then sees no other number.
+        nodes: of a federation that were asked; 0 where users are asked in this process.
+        failed: reason -> number of nodes whose answer is not in the sums.
     """
 
     sums: Mapping[str, Tensor]
@@ -76,6 +89,8 @@ class Totals:
     delayed: int = 0
     late: int = 0
     noised: bool = False
+    nodes: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -96,7 +111,17 @@ class Engine(Protocol):
         """The participants' single answers, refused where a guarantee promises sums only."""
 
 
-class Simulation(Engine, Protocol):
+class Population(Engine, Protocol):
+    """An engine whose users can be rolled back to a checkpoint."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What rolls the users back: their private state and the answers on their way, or where nodes keep them."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Roll the users back to a checkpoint."""
+
+
+class Simulation(Population, Protocol):
     """An engine whose users are at hand, so that what stays on their devices can be computed here."""
 
     @property
@@ -106,11 +131,10 @@ class Simulation(Engine, Protocol):
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """What some users' devices hold, for computations that stay on them (scoring): nothing of it is released."""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The users' private state and the answers on their way, for a checkpoint."""
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Roll the users back to a checkpoint."""
+def is_simulation(population: Engine) -> TypeGuard[Simulation]:
+    """Whether an engine's users are at hand."""
+    return hasattr(population, "look")
 
 
 @dataclass(eq=False)

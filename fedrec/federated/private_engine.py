@@ -68,7 +68,7 @@ class PrivateEngine:
             )
         require_one_answer(sampling)
         devices = getattr(engine, "devices", None)
-        if isinstance(devices, Devices) and devices.silo is not None:
+        if getattr(engine, "silos", False) or (isinstance(devices, Devices) and devices.silo is not None):
             raise PrivacyError(SILOS)
         self.mechanism = mechanism
         self.ledger = Ledger()

@@ -15,14 +15,14 @@ from fedrec.errors import ConfigError, ModelError, PrivacyError
 from fedrec.evaluation import Validator
 from fedrec.federated.cohort import Devices, HeldOutItems
 from fedrec.federated.costs import Communication
-from fedrec.federated.engine import EngineConfig, LocalEngine, Simulation
+from fedrec.federated.engine import EngineConfig, Population, is_simulation
+from fedrec.federated.engines import Dealt, open_engine
 from fedrec.federated.method import METHODS, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, silos_of
 from fedrec.federated.private_engine import SILOS, PrivateEngine, require_one_answer
 from fedrec.federated.queries import Evaluate
-from fedrec.federated.reference_engine import ReferenceEngine
-from fedrec.federated.rounds import Rounds
+from fedrec.federated.rounds import Rounds, Watched
 from fedrec.privacy import (
     Gaussian,
     Guarantee,
@@ -82,22 +82,26 @@ class FederatedRecommender:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
         """
         silos_of(self.population, train, seed=0)
-        self._check(train)
+        self.check_size(train.n_users, train.n_items)
 
-    def _check(self, train: Interactions) -> None:
-        """All but the silos, which may take a while to find."""
+    def check_size(self, n_users: int, n_items: int) -> None:
+        """All but the silos, which take the data to find: whether a federation of this size can be trained.
+
+        Raises:
+            ConfigError, PrivacyError: naming the setting, its value and the remedy.
+        """
         if self.privacy is not None:
             if self.population.kind == "silos":
                 raise PrivacyError(f"population.kind = 'silos': {SILOS}")
             self._check_stopping(self.privacy)
             require_one_answer(self.participation)
-            check_delta(self.privacy.delta, train.n_users)
+            check_delta(self.privacy.delta, n_users)
             self.privacy.noise_multipliers(self.schedule(self.privacy))
-        self.method.start(Federation(train.n_users, train.n_items, Streams(0)))
+        self.method.start(Federation(n_users, n_items, Streams(0)))
 
     def fit(self, train: Interactions, training: Training) -> None:
         """Run the method's rounds over the users of `train`."""
-        self._check(train)
+        self.check_size(train.n_users, train.n_items)
         device, streams = training.torch_device, Streams(training.seed)
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
         validator = self._validator(training)
@@ -107,34 +111,58 @@ class FederatedRecommender:
             silo=silos_of(self.population, train, training.seed),
             held_out={} if validator is None else {"valid": HeldOutItems.of(validator.valid)},
         )
-        engine = {"local": LocalEngine, "reference": ReferenceEngine}[self.engine.kind]
-        local = engine(devices, streams, self.participation, sample=secret)
-        private = None if self.privacy is None else self._protect(local, self.privacy, training)
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
-        rounds = Rounds(self.method, federation, local, private)
-        if validator is not None:
-            training = replace(training, validator=partial(rounds.validate, validator))
-        # Noise that cannot be drawn again is saved with each round: a resumed run does over at most the round in which
-        # it was killed, of which nobody saw a number.
-        drawn_once = private is not None and self.engine.randomness == "os"
+        dealt = Dealt(self.engine, devices, streams, self.participation, secret, self.rollbacks)
+        with open_engine(dealt) as population:
+            self.fit_over(population, federation, training, validator)
+
+    def fit_over(
+        self, population: Population, federation: Federation, training: Training, watched: Watched | None
+    ) -> None:
+        """Run the method's rounds over an engine's users, wherever they are.
+
+        Args:
+            population: the engine.
+            federation: what is public about it.
+            training: as in `fit`.
+            watched: what early stopping asks the devices for, which hold a validation part then; None is nothing.
+        """
+        private = None if self.privacy is None else self._protect(population, self.privacy, training)
+        rounds = Rounds(self.method, federation, population, private)
+        if watched is not None:
+            training = replace(training, validator=partial(rounds.validate, watched))
         run_rounds(
             rounds,
             training,
             steps=self.method.rounds,
             stopping=self.method.stopping,
-            save_every=1 if drawn_once else None,
-            disclosure="simulation" if private is None else "released",
+            save_every=1 if self._drawn_once else None,
+            disclosure="released" if private is not None else "simulation" if is_simulation(population) else "server",
         )
         self._rounds, self.communication = rounds, rounds.communication
         if self.privacy is not None and private is not None:
             self.guarantee = Guarantee.of(
                 private.ledger,
                 delta=self.privacy.delta,
-                n_users=train.n_users,
+                n_users=federation.n_users,
                 randomness=self.engine.randomness,
                 mechanism=private.mechanism,
                 planned=private.planned(),
             )
+
+    @property
+    def _drawn_once(self) -> bool:
+        """Whether noise cannot be drawn again, and is saved with each round therefore.
+
+        A resumed run then does over at most the round in which it was killed, of which nobody saw a number.
+        """
+        return self.privacy is not None and self.engine.randomness == "os"
+
+    @property
+    def rollbacks(self) -> int:
+        """How many checkpoints back the best state can be when training stops."""
+        stopping = self.method.stopping
+        return 2 + stopping.patience * (stopping.every if self._drawn_once else 1)
 
     def score(self, users: Tensor) -> Tensor:
         """Scores of every item, as the users' devices compute them: [n] -> [n, n_items]."""
@@ -156,6 +184,10 @@ class FederatedRecommender:
     def tensors(self) -> Tensors:
         """The server's model and, since a simulation holds them, the users' private states."""
         return self._fitted().state()
+
+    def model(self) -> Tensors:
+        """The server's model alone, under the names that the method gives its tensors."""
+        return self._fitted().model()
 
     def _fitted(self) -> Rounds:
         if self._rounds is None:
@@ -218,13 +250,13 @@ class FederatedRecommender:
             raise ConfigError("a validator that is a function of scores asks the devices nothing; use make_validator's")
         return validator if isinstance(validator, Validator) and watching else None
 
-    def _protect(self, local: Simulation, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
+    def _protect(self, population: Population, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
         schedule = self.schedule(privacy)
         # Two arms of one seed must not share their noise, whatever they differ in: subtracting them would remove it.
         setting = f"{privacy.model_dump_json()}{self.participation.model_dump_json()}"
         arm = f"{training.arm}/{type(self.method).__qualname__}{self.method.config.model_dump_json()}{setting}"
         source = SystemNoise() if self.engine.randomness == "os" else SeededNoise(Streams(training.seed), arm)
-        return PrivateEngine(local, schedule, privacy.noise_multipliers(schedule), source, Gaussian())
+        return PrivateEngine(population, schedule, privacy.noise_multipliers(schedule), source, Gaussian())
 
 
 admit(METHODS, FederatedRecommender)  # a federated method can be a member of a hybrid

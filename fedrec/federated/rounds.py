@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fedrec.errors import ModelError, PrivacyError
-from fedrec.evaluation import Validator
 from fedrec.federated.cohort import NO_STATE, Cohort
 from fedrec.federated.costs import Communication
-from fedrec.federated.engine import Simulation, Totals
+from fedrec.federated.engine import Population, Simulation, Totals, is_simulation
 from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
 from fedrec.federated.private_engine import PrivateEngine
 from fedrec.federated.queries import Evaluate
@@ -23,13 +22,25 @@ from fedrec.recommenders.histories import Histories
 from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, require_finite
 
 
+class Watched(Protocol):
+    """What early stopping watches: a metric on a part that the devices hold."""
+
+    @property
+    def metric(self) -> str:
+        """Accuracy metric, "ndcg@10"."""
+
+    @property
+    def seed(self) -> int:
+        """Of the run; it orders ties and draws candidates."""
+
+
 class Rounds:
     """A method, the users that it is trained on, and how far it has come; a step is one round.
 
     Args:
         method: the algorithm.
         federation: what is public.
-        devices: the users.
+        population: the users; they can be scored where they are at hand, as in a simulation.
         private: the guarantee's engine over them, if there is one.
 
     Attributes:
@@ -40,12 +51,12 @@ class Rounds:
         self,
         method: FederatedMethod,
         federation: Federation,
-        devices: Simulation,
+        population: Population,
         private: PrivateEngine | None,
     ) -> None:
         self.method = method
         self.federation = federation
-        self.devices = devices
+        self.population = population
         self.private = private
         self.communication = Communication()
         self._state: Tensors = method.start(federation)
@@ -53,7 +64,7 @@ class Rounds:
 
     def step(self, number: int) -> Mapping[str, tuple[float, Disclosure]]:
         """One round. If nobody answers, the model stays as it was."""
-        ask = Ask(self.private or self.devices, number)
+        ask = Ask(self.private or self.population, number)
         with suppress(NobodyAnswered):
             self._state = self.method.round(self._state, ask)
         for name, tensor in self._state.items():
@@ -69,7 +80,18 @@ class Rounds:
             "mb_up_per_user": up,
             "mb_down_per_user": down,
         }
-        return {name: (value, "simulation") for name, value in seen.items()}
+        rows: dict[str, tuple[float, Disclosure]] = {}
+        if is_simulation(self.population):
+            rows = {name: (value, "simulation") for name, value in seen.items()}
+        if any(totals.nodes for totals in ask.totals):
+            carried = {
+                "nodes": min(totals.nodes - sum(totals.failed.values()) for totals in ask.totals),
+                "failures": sum(sum(totals.failed.values()) for totals in ask.totals),
+                "mb_up": sum(totals.bytes_up for totals in ask.totals) / 1e6,
+                "mb_down": sum(totals.bytes_down for totals in ask.totals) / 1e6,
+            }
+            rows |= {name: (value, "server") for name, value in carried.items()}
+        return rows
 
     def _count_costs(self, asked: Sequence[Totals]) -> tuple[float, float]:
         """Megabytes a user, up and down, of some queries, which are added to those of the run."""
@@ -79,13 +101,13 @@ class Rounds:
         self.communication.mb_down_per_user += down
         return up, down
 
-    def validate(self, validator: Validator, score: Scorer) -> float:
+    def validate(self, validator: Watched, score: Scorer) -> float:
         """The validator's number, as the devices give it: a sum of metric values over a sum of users.
 
         It is not computed from scores, which a server does not have. Under a guarantee it is that of the round's
         participants, with noise on both sums.
         """
-        engine, (round, phase), everyone = self.private or self.devices, self._moment, self.private is None
+        engine, (round, phase), everyone = self.private or self.population, self._moment, self.private is None
         query = Evaluate.of(self.method, self._state, "valid", [validator.metric], validator.seed, everyone=everyone)
         totals = engine.sum(query, round=round, phase=phase)
         self._moment = (round, phase + 1)
@@ -98,8 +120,19 @@ class Rounds:
         users = users.to(self.federation.device)
         query = self.method.memory(self._state)
         if query is None:
-            return self.method.score(self._state, self.devices.devices.cohort(users), NO_STATE)
-        return self.method.score(self._state, *self.devices.look(users, query))
+            return self.method.score(self._state, self._at_hand.devices.cohort(users), NO_STATE)
+        return self.method.score(self._state, *self._at_hand.look(users, query))
+
+    @property
+    def _at_hand(self) -> Simulation:
+        """The users, where they are in this process.
+
+        Raises:
+            ModelError: where they are not.
+        """
+        if not is_simulation(self.population):
+            raise ModelError("the users are on nodes of their own, which score for themselves; ask them by `Evaluate`")
+        return self.population
 
     @property
     def folds_in(self) -> bool:
@@ -118,10 +151,14 @@ class Rounds:
         cohort = Cohort(keys, histories.indptr.to(device), histories.items.to(device), histories.n_items)
         return self.method.score(self._state, cohort, NO_STATE)
 
+    def model(self) -> Tensors:
+        """The server's tensors alone."""
+        return self._state
+
     def state(self) -> Tensors:
         """The server's tensors and the users'."""
         server = {f"server/{name}": tensor for name, tensor in self._state.items()}
-        return server | {f"users/{name}": tensor for name, tensor in self.devices.tensors().items()}
+        return server | {f"users/{name}": tensor for name, tensor in self.population.tensors().items()}
 
     def restore(self, state: Tensors) -> None:
         """Continue from a checkpoint, nodes included."""
@@ -131,7 +168,7 @@ class Rounds:
             for name, tensor in state.items()
             if name.startswith("server/")
         }
-        self.devices.restore(
+        self.population.restore(
             {name.removeprefix("users/"): t.to(device) for name, t in state.items() if name.startswith("users/")}
         )
 

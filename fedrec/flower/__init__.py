@@ -1,10 +1,30 @@
 """Flower: queries and sums as messages. Nothing outside this package imports `flwr`."""
 
-from fedrec.flower.records import (
-    query_from_record,
-    query_to_record,
-    totals_from_record,
-    totals_to_record,
-)
+from flwr.serverapp import Grid
 
-__all__ = ["query_from_record", "query_to_record", "totals_from_record", "totals_to_record"]
+from fedrec.flower.client import Values, client_app
+from fedrec.flower.engine import FlowerEngine, Post, Roll, greet
+from fedrec.flower.holdings import fingerprint, load_devices, save_devices
+from fedrec.flower.in_process import InProcessGrid
+from fedrec.flower.node import Holding, Node
+from fedrec.flower.records import query_from_record, query_to_record
+from fedrec.flower.server import server_app
+
+__all__ = [
+    "FlowerEngine",
+    "Grid",
+    "Holding",
+    "InProcessGrid",
+    "Node",
+    "Post",
+    "Roll",
+    "Values",
+    "client_app",
+    "fingerprint",
+    "greet",
+    "load_devices",
+    "query_from_record",
+    "query_to_record",
+    "save_devices",
+    "server_app",
+]

@@ -25,8 +25,9 @@ Scorer = Callable[[Tensor], Tensor]
 Validator = Callable[[Scorer], float]
 """A scorer's value of the one validation metric; larger is better. It holds the validation part, training does not."""
 
-Disclosure = Literal["released", "simulation"]
-"""Whether a logged value left the devices through the ledger, or is something that only a simulation can see."""
+Disclosure = Literal["released", "simulation", "server"]
+"""Whether a logged value left the devices through the ledger, is something that only a simulation can see, or is known
+to the server of a deployment without being in the ledger: nodes that answered, bytes, sums without noise."""
 
 
 class Checkpoints(Protocol):

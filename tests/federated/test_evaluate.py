@@ -257,7 +257,9 @@ def test_without_early_stopping_no_device_is_dealt_a_held_out_item(split: Split)
     method = EgoLightGCN(EgoLightGCNConfig(dim=4, rounds=2, stopping=Stopping(every=1, patience=0)))
     recommender = FederatedRecommender(method)
     recommender.fit(split.train, Training(device="cpu", validator=validator))
-    assert not recommender._fitted().devices.devices.held_out
+    population = recommender._fitted().population
+    assert isinstance(population, LocalEngine)
+    assert not population.devices.held_out
 
 
 def test_interactions_of_a_part_are_those_of_its_users(train: Interactions) -> None:

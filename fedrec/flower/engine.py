@@ -1,0 +1,322 @@
+"""`FlowerEngine`: an engine whose users are on the nodes of a Flower federation.
+
+A query goes to every node, and what the nodes answer is added up as it arrives. An answer that does not keep to the
+protocol is refused and named, and the round goes on with the others; a node that is lost is like users who took no part
+in a round. Private state stays on the nodes: a checkpoint here holds the moment that they are rolled back to.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedrec.errors import ConfigError, DataError, RunError
+from fedrec.federated import ParticipationConfig, Query, Totals
+from fedrec.federated.answers import Answer
+from fedrec.flower.adding import empty_sums
+from fedrec.flower.client import GREET, SUM
+from fedrec.flower.node import require_own_draw
+from fedrec.flower.records import LARGEST, NodeAnswer, answer_from_record, size
+from fedrec.flower.requests import (
+    Greeting,
+    Moment,
+    Request,
+    greeting_from_record,
+    greeting_request,
+    moments,
+    refused,
+    request_to_record,
+    require_heading,
+)
+from fedrec.privacy import Clip
+
+log = logging.getLogger(__name__)
+
+Randomness = Literal["seeded", "os"]
+
+_PAUSE = 0.05  # seconds between two looks for replies; a look costs a request to the SuperLink
+
+
+@dataclass(frozen=True)
+class Roll:
+    """The nodes of a federation, and what they said of themselves.
+
+    Attributes:
+        nodes: id -> greeting.
+    """
+
+    nodes: Mapping[int, Greeting]
+
+    @property
+    def n_users(self) -> int:
+        """Of all nodes together."""
+        return sum(greeting.users for greeting in self.nodes.values())
+
+    @property
+    def n_items(self) -> int:
+        """Of the catalogue, which is the same everywhere."""
+        return next(iter(self.nodes.values())).items
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The held-out parts that every node brings."""
+        return frozenset.intersection(
+            *(frozenset(filter(None, greeting.parts.split(","))) for greeting in self.nodes.values())
+        )
+
+
+class Post:
+    """Messages to nodes and back, over a Grid.
+
+    Args:
+        grid: Flower's.
+        timeout: seconds that an answer is waited for.
+        largest: bytes of an answer's arrays that are read.
+    """
+
+    def __init__(self, grid: Grid, timeout: float = 600.0, largest: int = LARGEST) -> None:
+        self.grid = grid
+        self.timeout = timeout
+        self.largest = largest
+
+    def ask(self, sort: str, contents: Mapping[int, RecordDict]) -> Iterator[tuple[int, RecordDict | DataError]]:
+        """Send each node its message and give what comes back as it comes, or what is wrong with it.
+
+        A node that answers twice, late or for another one is not heard: only the first reply to a message counts.
+
+        Args:
+            sort: type of the messages.
+            contents: by node.
+        """
+        asked = {node: Message(content, node, sort, ttl=max(1.0, self.timeout)) for node, content in contents.items()}
+        numbers = list(self.grid.push_messages(list(asked.values())))
+        waiting = {number: node for number, node in zip(numbers, asked, strict=False) if number}
+        for node in asked.keys() - set(waiting.values()):
+            yield node, DataError("the message could not be sent")
+        end = time.monotonic() + self.timeout
+        while waiting:
+            replies = list(self.grid.pull_messages(list(waiting)))
+            for reply in replies:
+                number = reply.metadata.reply_to_message_id
+                if number not in waiting:
+                    log.warning("a reply that was not waited for, from node %s: left out", reply.metadata.src_node_id)
+                    continue
+                node = waiting.pop(number)
+                yield node, self._open(reply, node)
+            if waiting and time.monotonic() > end:
+                break
+            if waiting and not replies:
+                time.sleep(_PAUSE)
+        for node in waiting.values():
+            yield node, DataError(f"no answer within {self.timeout:g} s")
+
+    def _open(self, reply: Message, node: int) -> RecordDict | DataError:
+        """The content of a reply, or what is wrong with it."""
+        if reply.has_error():
+            return DataError(f"lost: {(reply.error.reason or f'error {reply.error.code}').strip().splitlines()[0]}")
+        if reply.metadata.src_node_id not in (node, reply.metadata.dst_node_id):
+            return DataError(f"answered by node {reply.metadata.src_node_id} in its place")
+        content = reply.content
+        if size(content) > self.largest:
+            return DataError(f"a payload of {size(content):,} bytes; at most {self.largest:,} are read")
+        reason = refused(content)
+        return content if reason is None else DataError(f"refused: {reason}")
+
+
+def greet(post: Post, nodes: int, patience: float) -> Roll:
+    """Wait for the nodes of a federation and ask what they hold.
+
+    Args:
+        post: carries the messages.
+        nodes: that are waited for; those beyond take part as well.
+        patience: seconds that they are waited for.
+
+    Raises:
+        RunError: if fewer come, or one of them cannot take part.
+        ConfigError: if two nodes have different catalogues.
+    """
+    end = time.monotonic() + patience
+    while len(here := sorted(post.grid.get_node_ids())) < nodes:
+        if time.monotonic() > end:
+            raise RunError(
+                f"{len(here)} of {nodes} nodes are connected after {patience:g} s; start the others, or lower "
+                "engine.nodes"
+            )
+        time.sleep(min(1.0, patience / 10))
+    found = {}
+    for node, reply in post.ask(GREET, {node: greeting_request() for node in here}):
+        if isinstance(reply, DataError):
+            raise RunError(f"node {node} cannot take part: {reply}; mend it, or stop it and run again")
+        found[node] = greeting_from_record(reply)
+    catalogues = {greeting.catalogue for greeting in found.values()}
+    if len(catalogues) > 1:
+        raise ConfigError(f"the nodes have {len(catalogues)} different catalogues of items; give all of them the same")
+    return Roll(dict(sorted(found.items())))
+
+
+class FlowerEngine:
+    """The sum over all nodes of a federation.
+
+    Args:
+        post: carries the messages.
+        roll: the nodes.
+        session: names this fit; no two fits may share it.
+        seed: of the run's random streams.
+        participation: who takes part in a round; each node draws its own users.
+        randomness: what they are drawn from.
+        silos: whether clients are silos, so that no guarantee about users can be given.
+        rollbacks: how many of the last moments that `tensors` was asked for nodes can be rolled back to.
+
+    Raises:
+        ConfigError: if nodes cannot draw such a participation alone.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        roll: Roll,
+        *,
+        session: str,
+        seed: int,
+        participation: ParticipationConfig | None = None,
+        randomness: Randomness = "seeded",
+        silos: bool = False,
+        rollbacks: int = 2,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.participation = require_own_draw(participation or ParticipationConfig())
+        self.roll = roll
+        self.silos = silos
+        self._post = post
+        self._session, self._seed = session, seed
+        self._randomness: Randomness = randomness
+        self._clock = clock
+        self._attempt = clock()  # later than any before it, also than those of a server that was killed
+        self._base: Moment = (0, 0)
+        self._asked: tuple[Moment, Moment] | None = None
+        self._kept: list[Moment] = []
+        self._rollbacks = rollbacks
+
+    @property
+    def expected(self) -> float:
+        """q|U|."""
+        return self.participation.rate * self.roll.n_users
+
+    def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
+        """The sum of the participants' contributions on all nodes.
+
+        Raises:
+            RunError: if no node answers, so that there is nobody to go on with.
+        """
+        request = self._request((round, phase), clip)
+        content = request_to_record(query, request)
+        dtype = query.dtype if clip is None else torch.float64
+        sums = empty_sums(query, clipped=clip is not None)
+        counts, refusals, failed = Counter[str](), Counter[str](), Counter[str]()
+        up = 0
+        for node, reply in self._post.ask(SUM, dict.fromkeys(self.roll.nodes, content)):
+            answer = self._checked(node, reply, query, request)
+            if isinstance(answer, DataError):
+                failed[_sort_of(answer)] += 1
+                log.warning("round %d, query '%s', node %d left out: %s", round, query.kind, node, answer)
+                continue
+            for name, part in answer.parts.items():
+                sums[name].add(part)
+            counts.update(answer.counts)
+            refusals.update(answer.refused)
+            assert not isinstance(reply, DataError)
+            up += size(reply)
+        if sum(failed.values()) == len(self.roll.nodes):
+            raise RunError(
+                f"round {round}, query '{query.kind}': none of {len(self.roll.nodes)} nodes answered "
+                f"({'; '.join(failed)}); see that they run, then resume"
+            )
+        return Totals(
+            {name: found.total().to(dtype) for name, found in sums.items()},
+            answered=counts["answered"],
+            clipped=counts["clipped"],
+            refused=dict(refusals),
+            bytes_up=up,
+            bytes_down=size(content) * len(self.roll.nodes),
+            delayed=counts["delayed"],
+            late=counts["late"],
+            nodes=len(self.roll.nodes),
+            failed=dict(failed),
+        )
+
+    def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
+        """Refused: nodes answer with sums.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"query '{query.kind}' asks for single answers, and nodes answer with the sums of their users; run this "
+            "method with engine.kind = 'local'"
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The moment that nodes are rolled back to, and earlier ones; they keep their users' state of each."""
+        if self._base not in self._kept:
+            self._kept = [*self._kept, self._base][-self._rollbacks :]
+        return {"moment": torch.tensor(self._base), "kept": torch.tensor(self._kept)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Roll the nodes back to a checkpoint, with the next query."""
+        round, phase = tensors["moment"].tolist()
+        self._base, self._asked = (round, phase), None
+        self._kept = [(round, phase) for round, phase in tensors["kept"].tolist()]
+        self._attempt = max(self._clock(), self._attempt + 1)
+
+    def _request(self, moment: Moment, clip: Clip | None) -> Request:
+        """A query asked again starts from where it started before."""
+        if self._asked is not None and self._asked[0] == moment:
+            base = self._asked[1]
+        else:
+            base = self._base
+            self._asked = (moment, base)
+        if not base < moment:
+            raise ConfigError(
+                f"round {moment[0]}, phase {moment[1]} was asked for after round {base[0]}, phase {base[1]}; restore "
+                "the checkpoint of that round first"
+            )
+        self._base = moment
+        return Request(
+            session=self._session,
+            attempt=self._attempt,
+            seed=self._seed,
+            round=moment[0],
+            phase=moment[1],
+            base_round=base[0],
+            base_phase=base[1],
+            keep=moments(frozenset(kept for kept in self._kept if kept <= base)),
+            participation=self.participation.model_dump_json(),
+            randomness=self._randomness,
+            clip=0.0 if clip is None else clip.norm,
+        )
+
+    def _checked(
+        self, node: int, reply: RecordDict | DataError, query: Query, request: Request
+    ) -> NodeAnswer | DataError:
+        """A node's answer, or why it is left out."""
+        if isinstance(reply, DataError):
+            return reply
+        try:
+            require_heading(reply, query.kind, request)
+            return answer_from_record(reply, query, self.roll.nodes[node].users, self._post.largest)
+        except DataError as error:
+            return error
+
+
+def _sort_of(error: DataError) -> str:
+    """What a failure is counted under: its first words, without the numbers of the single case."""
+    return str(error).partition(";")[0][:100]

@@ -1,0 +1,68 @@
+"""What a node holds, from where it is kept: devices in a file, or a shard of interactions that its operator names."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fedrec.data.interactions import Vocabulary
+from fedrec.errors import DataError
+from fedrec.federated import Devices, HeldOutItems
+
+
+def fingerprint(items: Vocabulary) -> str:
+    """SHA-256 of a catalogue, by original ids in code order."""
+    return sha256("\n".join(items.ids).encode()).hexdigest()
+
+
+def save_devices(path: Path, devices: Devices) -> None:
+    """Write a population to a file, with all that its users hold."""
+    tensors = {"keys": devices.keys, "indptr": devices.indptr, "items": devices.items}
+    tensors["n_items"] = torch.tensor(devices.n_items)
+    if devices.silo is not None:
+        tensors["silo"] = devices.silo
+    for name, part in devices.held_out.items():
+        place = f"held_out/{name}"
+        tensors |= {f"{place}/indptr": part.indptr, f"{place}/items": part.items, f"{place}/item_keys": part.item_keys}
+        for number, (indptr, items) in enumerate(part.known):
+            tensors |= {f"{place}/known/{number}/indptr": indptr, f"{place}/known/{number}/items": items}
+        tensors |= {f"{place}/groups/{group}": codes for group, codes in part.groups.items()}
+    own = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}  # it refuses views
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(own, path)
+
+
+@lru_cache(maxsize=64)
+def load_devices(path: Path) -> Devices:
+    """The population of a file that `save_devices` wrote. It is read once a process."""
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write it again") from error
+    names = sorted({name.split("/")[1] for name in tensors if name.startswith("held_out/")})
+    return Devices(
+        tensors["keys"],
+        tensors["indptr"],
+        tensors["items"],
+        int(tensors["n_items"]),
+        tensors.get("silo"),
+        {name: _held_out(tensors, f"held_out/{name}") for name in names},
+    )
+
+
+def _held_out(tensors: dict[str, Tensor], place: str) -> HeldOutItems:
+    known: list[tuple[Tensor, Tensor]] = []
+    while f"{place}/known/{len(known)}/indptr" in tensors:
+        here = f"{place}/known/{len(known)}"
+        known.append((tensors[f"{here}/indptr"], tensors[f"{here}/items"]))
+    prefix = f"{place}/groups/"
+    groups = {name.removeprefix(prefix): codes for name, codes in tensors.items() if name.startswith(prefix)}
+    return HeldOutItems(
+        tensors[f"{place}/indptr"], tensors[f"{place}/items"], tuple(known), tensors[f"{place}/item_keys"], groups
+    )

@@ -1,0 +1,162 @@
+"""`Node`: a node's side of the federation, without Flower's processes around it: a message in, an answer out.
+
+A node runs a `LocalEngine` over its own users, be they one or a hundred thousand, and answers with its folded sum. What
+its users remember stays in its store.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from flwr.app import ConfigRecord, RecordDict
+from torch import Tensor
+
+from fedrec.errors import ConfigError, DataError, FedrecError
+from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
+from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
+from fedrec.flower.requests import (
+    Greeting,
+    Request,
+    greeting_to_record,
+    head,
+    refusal,
+    request_from_record,
+    require_greeting,
+)
+from fedrec.flower.stores import Kept, Store
+from fedrec.privacy import Clip
+from fedrec.streams import Streams
+
+
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """What a node holds.
+
+    Attributes:
+        devices: its users.
+        catalogue: fingerprint of the public catalogue.
+    """
+
+    devices: Devices
+    catalogue: str
+
+    def greeting(self) -> Greeting:
+        """What it says of itself."""
+        parts = ",".join(sorted(self.devices.held_out))
+        return Greeting(len(self.devices), self.devices.n_items, self.catalogue, parts)
+
+
+class Payloads:
+    """The last query that this process read. Nodes of one process, as simulations have them, read it once together."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._query: Query | None = None
+
+    def read(self, record: RecordDict, request: Request, largest: int) -> Query:
+        """The query of a message."""
+        if size(record) > largest:
+            raise DataError(f"a payload of {size(record):,} bytes; this node reads at most {largest:,}")
+        kind = record.get("query")
+        # By its content too: two messages of one moment that differ in size or settings are not the same.
+        key = (
+            request,
+            dict(kind) if isinstance(kind, ConfigRecord) else None,
+            repr(record.config_records.get("settings")),
+            size(record),
+        )
+        if self._query is None or key != self._key:
+            self._key, self._query = key, query_from_record(record, largest)
+        return self._query
+
+
+class Node:
+    """Answers queries with the sums of its users.
+
+    Args:
+        holding: gives what it holds; it is asked when that is needed, and may refuse.
+        store: where its users' private state is kept.
+        payloads: what this process read last.
+        largest: bytes of a message's arrays that it reads.
+    """
+
+    def __init__(
+        self, holding: Callable[[], Holding], store: Store, payloads: Payloads | None = None, *, largest: int = LARGEST
+    ) -> None:
+        self._holding = holding
+        self._store = store
+        self._payloads = payloads or Payloads()
+        self._largest = largest
+
+    def greet(self, record: RecordDict) -> RecordDict:
+        """Say what it holds, or why it does not."""
+        try:
+            require_greeting(record)
+            return greeting_to_record(self._holding().greeting())
+        except FedrecError as error:
+            return refusal(str(error))
+
+    def answer(self, record: RecordDict) -> RecordDict:
+        """The sum over its users, or a refusal that names what is wrong with the message."""
+        try:
+            request = request_from_record(record)
+            query = self._payloads.read(record, request, self._largest)
+            return head(totals_to_record(self.sum(query, request)), query.kind, request)
+        except FedrecError as error:
+            return refusal(str(error))
+
+    def sum(self, query: Query, request: Request) -> Totals:
+        """The sum over its users, their private state being committed under the moment.
+
+        Raises:
+            ConfigError: if a later moment was answered already, or participation cannot be drawn by nodes.
+        """
+        kept = self._store.load()
+        if kept is None or kept.session != request.session:
+            kept = Kept(request.session)
+        _require_current(kept, request)
+        if request.randomness == "os" and not kept.secret:
+            kept = replace(kept, secret=secrets.token_hex(32))
+        sample = Streams(int(kept.secret, 16)) if request.randomness == "os" else None
+        devices = self._holding().devices
+        participation = require_own_draw(request.drawn_by)
+        engine = LocalEngine(devices, Streams(request.seed), participation, sample=sample)
+        base = kept.at(request.base)
+        if base is not None:
+            engine.restore(base)
+        clip = Clip(request.clip) if request.clip else None
+        totals = engine.sum(query, round=request.round, phase=request.phase, clip=clip)
+        same = base is not None and not query.private and participation.late == "discard"
+        self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
+        return totals
+
+
+def _require_current(kept: Kept, request: Request) -> None:
+    """Refuse what was sent before the last message that was answered, unless the server goes back on purpose."""
+    if request.attempt < kept.attempt or (request.attempt == kept.attempt and request.moment < kept.latest):
+        raise ConfigError(
+            f"an old query: round {request.round}, phase {request.phase} of attempt {request.attempt}, and round "
+            f"{kept.latest[0]}, phase {kept.latest[1]} of attempt {kept.attempt} was answered already"
+        )
+
+
+def require_own_draw(participation: ParticipationConfig) -> ParticipationConfig:
+    """The participation, if a node can draw it alone.
+
+    Raises:
+        ConfigError: if it is a sample of a fixed size, which takes somebody who knows everyone.
+    """
+    if participation.sampling != "poisson":
+        raise ConfigError(
+            f"participation.sampling = '{participation.sampling}': nodes draw their participants alone; set 'poisson'"
+        )
+    return participation
+
+
+def _after(kept: Kept, request: Request, state: Mapping[str, Tensor]) -> Kept:
+    """What is remembered once a request is answered: its own state, where it began, and what the server may need."""
+    needed = {kept.moment_at(moment) for moment in (request.base, *request.kept)}
+    states = {moment: before for moment, before in kept.states.items() if moment in needed}
+    return replace(kept, attempt=request.attempt, latest=request.moment, states={**states, request.moment: state})

@@ -1,0 +1,240 @@
+"""What goes with a query so that a node can answer it: when it is asked, of whom, and from which private state.
+
+Every number here is the server's choice and public: the run's seed, how participants are drawn, the clip. A node reads
+each field by its type and its range, and refuses a message that lacks one or has another besides.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import pydantic
+from flwr.app import ConfigRecord, RecordDict
+
+from fedrec.errors import DataError
+from fedrec.federated import ParticipationConfig, Query
+from fedrec.flower.records import part, query_to_record
+
+VERSION = 1
+"""Of the messages. Server and nodes must have the same."""
+
+Moment = tuple[int, int]
+"""(round, phase)."""
+
+_REQUEST = "request"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The circumstances of a query.
+
+    Attributes:
+        session: names what the users remember together: one fit of one arm with one seed.
+        attempt: grows whenever a server rolls its nodes back: those who sent before are refused from then on.
+        seed: of the run's random streams.
+        round, phase: the moment at which it is asked. A node answers a moment once and repeats that answer.
+        base_round, base_phase: the moment whose private state it starts from.
+        keep: further moments whose private state the server may come back to, "3/1,5/0".
+        participation: who takes part, as JSON.
+        randomness: whether the participants are drawn from the seed or from the node's operating system.
+        clip: norm that each user's contribution is clipped to; 0 is none.
+    """
+
+    session: str
+    attempt: int
+    seed: int
+    round: int
+    phase: int
+    base_round: int
+    base_phase: int
+    keep: str
+    participation: str
+    randomness: Literal["seeded", "os"]
+    clip: float
+
+    @property
+    def moment(self) -> Moment:
+        """(round, phase)."""
+        return self.round, self.phase
+
+    @property
+    def base(self) -> Moment:
+        """The moment whose private state it starts from."""
+        return self.base_round, self.base_phase
+
+    @property
+    def kept(self) -> frozenset[Moment]:
+        """Moments whose private state must not be forgotten."""
+        return frozenset(_moment(text) for text in self.keep.split(",") if text)
+
+    @property
+    def drawn_by(self) -> ParticipationConfig:
+        """Who takes part."""
+        return ParticipationConfig.model_validate_json(self.participation)
+
+
+_TYPES = {"attempt": int, "seed": int, "round": int, "phase": int, "base_round": int, "base_phase": int, "clip": float}
+
+
+def moments(of: frozenset[Moment]) -> str:
+    """Moments as a request writes them."""
+    return ",".join(f"{round}/{phase}" for round, phase in sorted(of))
+
+
+def _moment(text: str) -> Moment:
+    round, phase = map(int, text.split("/"))
+    return round, phase
+
+
+def request_to_record(query: Query, request: Request) -> RecordDict:
+    """The message that asks a query."""
+    record = query_to_record(query)
+    record[_REQUEST] = ConfigRecord({"version": VERSION, **asdict(request)})
+    return record
+
+
+def request_from_record(record: RecordDict) -> Request:
+    """The circumstances of a message's query.
+
+    Raises:
+        DataError: if it is of another version of the messages, or a field is missing, unknown or impossible.
+    """
+    values = dict(part(record, _REQUEST, ConfigRecord))
+    version = values.pop("version", None)
+    if version != VERSION:
+        raise DataError(f"version {version} of the messages; this node speaks {VERSION}: install the server's fedrec")
+    names = {field.name for field in fields(Request)}
+    if set(values) != names:
+        raise DataError(f"a request with {sorted(set(values) ^ names)} missing or unknown")
+    for name, value in values.items():
+        wanted = _TYPES.get(name, str)
+        if type(value) is not wanted:
+            raise DataError(f"a request whose {name} is {value!r}; it needs a value of type {wanted.__name__}")
+    request = Request(**values)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", request.session):
+        raise DataError(f"a session named {request.session!r}; use letters, digits, '-', '_' and '.'")
+    if request.randomness not in ("seeded", "os"):
+        raise DataError(f"randomness {request.randomness!r}; there is 'seeded' and 'os'")
+    if not request.clip >= 0 or min(request.base) < 0 or not request.base < request.moment:
+        raise DataError(f"round {request.round}, phase {request.phase} from {request.base} with clip {request.clip}")
+    try:
+        if not all(kept <= request.base for kept in request.kept):
+            raise DataError(f"moments {request.keep} to be kept, which are later than {request.base}")
+        request.drawn_by  # noqa: B018 (it is read to see that it can be)
+    except (ValueError, pydantic.ValidationError) as error:
+        raise DataError(f"a request that cannot be read: {error}") from error
+    return request
+
+
+_ANSWER = "answer"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What an answer says it answers."""
+
+    kind: str
+    round: int
+    phase: int
+    attempt: int
+
+
+def head(record: RecordDict, kind: str, request: Request) -> RecordDict:
+    """An answer, with what it answers."""
+    heading = Heading(kind, request.round, request.phase, request.attempt)
+    record[_ANSWER] = ConfigRecord({"version": VERSION, **asdict(heading)})
+    return record
+
+
+def require_heading(record: RecordDict, kind: str, request: Request) -> None:
+    """Refuse an answer to another question.
+
+    Raises:
+        DataError: naming what it answers, and what was asked.
+    """
+    values = dict(part(record, _ANSWER, ConfigRecord))
+    if values.get("version") != VERSION:
+        raise DataError(f"an answer of version {values.get('version')} of the messages, where {VERSION} is spoken")
+    wanted = asdict(Heading(kind, request.round, request.phase, request.attempt))
+    wrong = [name for name, value in wanted.items() if values.get(name) != value]
+    if wrong:
+        raise DataError(
+            "an answer to another question: "
+            + ", ".join(f"{name} {values.get(name)!r} instead of {wanted[name]!r}" for name in wrong)
+        )
+
+
+_REFUSED = "refused"
+
+
+def refusal(reason: str) -> RecordDict:
+    """A node's answer where it does not answer; the reason is one line about the message, not about its users."""
+    return RecordDict({_REFUSED: ConfigRecord({"version": VERSION, "reason": " ".join(reason.split())[:500]})})
+
+
+def refused(record: RecordDict) -> str | None:
+    """Why a node did not answer, or None if it did."""
+    found = record.get(_REFUSED)
+    return str(found.get("reason", "no reason")) if isinstance(found, ConfigRecord) else None
+
+
+_GREETING = "greeting"
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a node says of itself: all of it is a count, or public.
+
+    Attributes:
+        users: whom it holds.
+        items: size of its catalogue.
+        catalogue: fingerprint of the catalogue, by original ids.
+        parts: the held-out parts that its users bring, "valid,test".
+    """
+
+    users: int
+    items: int
+    catalogue: str
+    parts: str
+
+
+def greeting_request() -> RecordDict:
+    """The message that asks a node what it holds."""
+    return RecordDict({_GREETING: ConfigRecord({"version": VERSION})})
+
+
+def require_greeting(record: RecordDict) -> None:
+    """Refuse a greeting of another version.
+
+    Raises:
+        DataError: naming it.
+    """
+    version = part(record, _GREETING, ConfigRecord).get("version")
+    if version != VERSION:
+        raise DataError(f"version {version} of the messages; this node speaks {VERSION}: install the server's fedrec")
+
+
+def greeting_to_record(greeting: Greeting) -> RecordDict:
+    """A node's answer to a greeting."""
+    return RecordDict({_GREETING: ConfigRecord({"version": VERSION, **asdict(greeting)})})
+
+
+def greeting_from_record(record: RecordDict) -> Greeting:
+    """What a node holds.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    values = dict(part(record, _GREETING, ConfigRecord))
+    version = values.pop("version", None)
+    if version != VERSION:
+        raise DataError(f"version {version} of the messages, where {VERSION} is spoken; install the server's fedrec")
+    wanted = {"users": int, "items": int, "catalogue": str, "parts": str}
+    if {name: type(value) for name, value in values.items()} != wanted:
+        raise DataError(f"a greeting of {sorted(values)}, which needs {sorted(wanted)}")
+    greeting = Greeting(**values)
+    if greeting.users < 1 or greeting.items < 1:
+        raise DataError(f"a greeting of {greeting.users} users and {greeting.items} items")
+    return greeting

@@ -1,0 +1,156 @@
+"""Where a node keeps its users' private state between messages: in Flower's `Context`, or on its disk.
+
+The state is kept under the moments (round, phase) that the server may ask it to start from: the last one and the one
+before it, so that a message that comes twice steps nothing twice; and those of the server's checkpoints. One session is
+kept at a time. `Context` lives as long as the run and the SuperNode; a folder also outlives them, so that a ServerApp
+that was killed can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import safetensors
+import safetensors.torch
+from flwr.app import ConfigRecord, Context
+from torch import Tensor
+
+from fedrec.errors import DataError
+from fedrec.flower.records import arrays, tensors
+from fedrec.flower.requests import Moment
+
+_NAME = "fedrec"
+_UNBOUNDED = 1 << 62  # what a node reads of its own is as large as it is
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a node remembers of one session.
+
+    Attributes:
+        session: its name.
+        attempt: the highest that was asked.
+        latest: the moment that was answered last.
+        states: moment -> the users' private state, as `LocalEngine.tensors` gives it.
+        secret: what the node draws participants from where the seed is not to tell; "" is not drawn yet.
+    """
+
+    session: str
+    attempt: int = 0
+    latest: Moment = (0, 0)
+    states: Mapping[Moment, Mapping[str, Tensor]] = field(default_factory=dict)
+    secret: str = ""
+
+    def moment_at(self, moment: Moment) -> Moment | None:
+        """The last moment with a state that is not after this one, since a node may have missed some; None if new."""
+        return max((known for known in self.states if known <= moment), default=None)
+
+    def at(self, moment: Moment) -> Mapping[str, Tensor] | None:
+        """The users' state at a moment; None if they were never asked before."""
+        known = self.moment_at(moment)
+        return None if known is None else self.states[known]
+
+
+class Store(Protocol):
+    """Keeps what a node remembers."""
+
+    def load(self) -> Kept | None:
+        """What was kept last, or None."""
+
+    def save(self, kept: Kept) -> None:
+        """Keep this instead."""
+
+
+def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name, each once, and where they belong, as JSON."""
+    names: dict[int, str] = {}
+    packed: dict[str, Tensor] = {}
+    states: dict[str, dict[str, str]] = {}
+    for (round, phase), state in kept.states.items():
+        for name, tensor in state.items():
+            if id(tensor) not in names:
+                names[id(tensor)] = str(len(packed))
+                packed[names[id(tensor)]] = tensor
+            states.setdefault(f"{round}/{phase}", {})[name] = names[id(tensor)]
+    facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest), "secret": kept.secret}
+    return packed, json.dumps({**facts, "states": states})
+
+
+def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
+    facts = json.loads(header)
+    states = {}
+    for moment, state in facts["states"].items():
+        round, phase = map(int, moment.split("/"))
+        states[round, phase] = {name: packed[place] for name, place in state.items()}
+    round, phase = facts["latest"]
+    return Kept(facts["session"], facts["attempt"], (round, phase), states, facts["secret"])
+
+
+class ContextStore:
+    """In the node's own part of Flower's context, which no message carries."""
+
+    def __init__(self, context: Context) -> None:
+        self._state = context.state
+
+    def load(self) -> Kept | None:
+        """What was kept last, or None."""
+        if _NAME not in self._state:
+            return None
+        header = str(self._state.config_records[_NAME]["header"])
+        return _unpack(tensors(self._state.array_records[f"{_NAME}-tensors"], _UNBOUNDED), header)
+
+    def save(self, kept: Kept) -> None:
+        """Keep this instead."""
+        packed, header = _pack(kept)
+        self._state[f"{_NAME}-tensors"] = arrays(packed)
+        self._state[_NAME] = ConfigRecord({"header": header})
+
+
+class FolderStore:
+    """In one file, replaced whole.
+
+    Args:
+        folder: of this node alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "state.safetensors"
+
+    def load(self) -> Kept | None:
+        """What was kept last, or None.
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+        if not self._path.exists():
+            return None
+        try:
+            with safetensors.safe_open(self._path, framework="pt") as file:
+                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+                return _unpack(packed, file.metadata()["kept"])
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self._path}: damaged ({error}); delete it, and its users begin anew") from error
+
+    def save(self, kept: Kept) -> None:
+        """Keep this instead.
+
+        Raises:
+            DataError: if it cannot be written: no room, no permission. Nothing is lost then.
+        """
+        packed, header = _pack(kept)
+        own = {name: tensor.contiguous() for name, tensor in packed.items()}
+        beside = self._path.with_name(f".{self._path.name}.part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(safetensors.torch.save(own, {"kept": header}))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written ({error.strerror}); make room for it") from error
