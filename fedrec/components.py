@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 import pydantic
@@ -121,6 +122,54 @@ def build_config(model: type[Config], settings: Mapping[str, Any], place: str) -
         return model.model_validate(dict(settings))
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(model, error, place)) from None
+
+
+def parse_document(text: str, source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The tables of a TOML file, with overrides, before anything is known of what they mean.
+
+    Raises:
+        ConfigError: if it is no TOML, or an override has no place.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}; correct that line") from None
+    for override in overrides:
+        _override(document, override)
+    return document
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    """Set one value of a parsed document."""
+    dotted, equals, text = override.partition("=")
+    *tables, key = dotted.strip().split(".")
+    if not equals or not all((*tables, key)):
+        raise ConfigError(f"--set {override}: write it as dotted.key=value, such as arms.central.method.dim=32")
+    table: Any = document
+    for name in tables:
+        table = _enter(table, name, override)
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override}: {'.'.join(tables)} has no keys of its own; shorten the key")
+    table[key] = _value(text.strip())
+
+
+def _enter(table: Any, name: str, override: str) -> Any:
+    """The table of that name within a table, made if it is new, or the arm of that name in the list of arms."""
+    if isinstance(table, dict):
+        return table.setdefault(name, {})
+    if isinstance(table, list):
+        arms = {str(arm["name"]): arm for arm in table if isinstance(arm, dict) and "name" in arm}
+        if name in arms:
+            return arms[name]
+        raise ConfigError(f"--set {override}: there is no arm '{name}'; {did_you_mean(name, arms)}")
+    raise ConfigError(f"--set {override}: there is no table to hold '{name}'; shorten the key")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def changed(config: Config, settings: Mapping[str, Value], place: str) -> Config:

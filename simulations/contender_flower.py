@@ -30,8 +30,8 @@ def _devices(folder: str) -> Devices:
 @clients.train()
 def answer(message: Message, context: Context) -> Message:
     """A node's answer: the rows of the item table that its user changed. The user's vector stays in the context."""
-    query, round, _ = query_from_record(message.content)
-    devices = _devices(str(message.content["problem"]["folder"]))
+    query, problem = query_from_record(message.content), message.content["problem"]
+    round, devices = int(problem["round"]), _devices(str(problem["folder"]))
     cohort = devices.cohort(torch.tensor([context.node_config["partition-id"]]))
     if "memory" in context.state:
         state = State({"user": torch.from_numpy(context.state["memory"]["user"].numpy().copy())})
@@ -67,8 +67,8 @@ def flower(folder: Path, rounds: int, cores: int) -> Rounds:
         for round in range(rounds + 1):
             asked = nodes if round else nodes[: 8 * cores]  # round 0 warms the actors up
             began = time.perf_counter()
-            record = query_to_record(problem.query, round, 0)  # once; every message refers to it
-            record["problem"] = ConfigRecord({"folder": str(folder)})
+            record = query_to_record(problem.query)  # once; every message refers to it
+            record["problem"] = ConfigRecord({"folder": str(folder), "round": round})
             total = torch.zeros_like(problem.query.items)
             for reply in grid.send_and_receive([Message(record, node, "train") for node in asked]):
                 if reply.has_error():

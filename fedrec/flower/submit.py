@@ -32,7 +32,7 @@ def write_app(folder: Path, experiment: str, out: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     app = {
         "publisher": "fedrec",
-        "components": {"serverapp": "fedrec.experiment.apps:server", "clientapp": "fedrec.experiment.apps:client"},
+        "components": {"serverapp": "fedrec.experiment.apps:server", "clientapp": "fedrec.flower.node_app:client"},
         "config": {"experiment": experiment, "set": "", "out": out},
     }
     project = {

@@ -9,9 +9,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrec.components import _override
 from fedrec.errors import ConfigError
 from fedrec.experiment import ExperimentConfig, MethodConfig, read_config
-from fedrec.experiment.config import _override
 from tests.experiment.tiny import experiment, write_experiment
 
 EGO, CENTRAL, EPS = {"kind": "ego-lightgcn"}, {"kind": "lightgcn"}, {"epsilon": 1.0}
