@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Federation:
         n_users, n_items: sizes of the population and of the catalogue.
         streams: the server's random streams.
         dtype, device: of the server's tables.
+        item_attributes: what is publicly known of the items, one row a code; no columns if nothing is.
     """
 
     n_users: int
@@ -42,6 +44,7 @@ class Federation:
     streams: Streams
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    item_attributes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 class NobodyAnswered(Exception):  # noqa: N818 (it says what happened, and is no mistake)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
+import pandas as pd
 from torch import Tensor
 
 from fedrec.components import Config
@@ -82,10 +83,14 @@ class FederatedRecommender:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
         """
         silos_of(self.population, train, seed=0)
-        self.check_size(train.n_users, train.n_items)
+        self.check_size(train.n_users, train.n_items, train.item_attributes)
 
-    def check_size(self, n_users: int, n_items: int) -> None:
+    def check_size(self, n_users: int, n_items: int, item_attributes: pd.DataFrame | None = None) -> None:
         """All but the silos, which take the data to find: whether a federation of this size can be trained.
+
+        Args:
+            n_users, n_items: its sizes.
+            item_attributes: what is publicly known of the items; None is nothing.
 
         Raises:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
@@ -97,11 +102,12 @@ class FederatedRecommender:
             require_one_answer(self.participation)
             check_delta(self.privacy.delta, n_users)
             self.privacy.noise_multipliers(self.schedule(self.privacy))
-        self.method.start(Federation(n_users, n_items, Streams(0)))
+        known = pd.DataFrame() if item_attributes is None else item_attributes
+        self.method.start(Federation(n_users, n_items, Streams(0), item_attributes=known))
 
     def fit(self, train: Interactions, training: Training) -> None:
         """Run the method's rounds over the users of `train`."""
-        self.check_size(train.n_users, train.n_items)
+        self.check_size(train.n_users, train.n_items, train.item_attributes)
         device, streams = training.torch_device, Streams(training.seed)
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
         validator = self._validator(training)
@@ -111,7 +117,8 @@ class FederatedRecommender:
             silo=silos_of(self.population, train, training.seed),
             held_out={} if validator is None else {"valid": HeldOutItems.of(validator.valid)},
         )
-        federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device)
+        known = train.item_attributes
+        federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device, known)
         dealt = Dealt(self.engine, devices, streams, self.participation, secret, self.rollbacks)
         with open_engine(dealt) as population:
             self.fit_over(population, federation, training, validator)

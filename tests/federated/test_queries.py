@@ -13,6 +13,7 @@ from fedrec.errors import DataError
 from fedrec.federated import QUERIES, Cohort, Devices, LocalEngine, Query, Rows, State, build_query
 from fedrec.federated.methods.ego_lightgcn import EgoLightGCN, EgoLightGCNConfig
 from fedrec.federated.queries import Count, Gram, LocalTraining, Subspace
+from fedrec.privacy import Clip
 from fedrec.recommenders.sampling import negatives
 from fedrec.streams import Streams
 
@@ -191,6 +192,36 @@ def test_gram_and_subspace_are_the_matrix_and_its_product(devices: Devices) -> N
     basis = torch.randn(25, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     product = engine.sum(Subspace(weight, basis), round=2).sums["product"]
     torch.testing.assert_close(product, matrix @ basis)
+
+
+def test_gram_asks_nothing_of_items_of_weight_zero(devices: Devices) -> None:
+    """The matrix of the others, and histories as if there were no more items: clipped to 1, x_u x_uᵀ over their sum."""
+    weight = torch.zeros(25, dtype=torch.float64)
+    head = torch.tensor([2, 3, 7, 11, 24])
+    weight[head] = 1.0
+    matrix = torch.zeros(40, 25, dtype=torch.float64)
+    matrix[torch.repeat_interleave(torch.arange(40), devices.indptr.diff()), devices.items] = 1.0
+    own = matrix[:, head]
+    assert Gram(weight, 0.0).tables == {"gram": (5, 5)}
+    engine = LocalEngine(devices, Streams(0))
+    torch.testing.assert_close(engine.sum(Gram(weight, 0.0), round=1).sums["gram"], own.T @ own)
+    clipped = engine.sum(Gram(weight, 0.0), round=1, clip=Clip(1.0)).sums["gram"]
+    own = own / own.sum(dim=1, keepdim=True).clamp(min=1.0).sqrt()
+    torch.testing.assert_close(clipped, own.T @ own)
+
+
+def test_one_user_moves_a_clipped_gram_of_the_head_by_at_most_the_clip(devices: Devices) -> None:
+    """Adjacent populations: everyone, and everyone but one, for each of the forty."""
+    weight = (torch.arange(25) % 3 == 0).double()
+    clip, everyone = Clip(0.7), torch.arange(40)
+    whole = LocalEngine(devices, Streams(0)).sum(Gram(weight, 0.0), round=1, clip=clip).sums["gram"]
+    moved = []
+    for user in range(40):
+        others = devices.take(everyone[everyone != user])
+        without = LocalEngine(others, Streams(0)).sum(Gram(weight, 0.0), round=1, clip=clip).sums["gram"]
+        moved.append(float((whole - without).norm()))
+    assert 0.7 - 1e-9 < max(moved) <= 0.7 + 1e-12
+    assert min(moved) == 0  # who has nothing
 
 
 def test_weights_of_one_make_every_gram_contribution_of_norm_one(devices: Devices) -> None:

@@ -9,6 +9,7 @@ TRAINED: dict[str, Any] = {"dim": 8, "stopping": {"every": 100, "patience": 0}}
 FEDERATED: list[tuple[str, dict[str, Any]]] = [
     ("popularity", {}),
     ("ease", {"regularization": 2.0}),
+    ("ease", {"regularization": 2.0, "head": 0.5}),
     ("ials", TRAINED | {"rounds": 5}),
     ("ials", TRAINED | {"rounds": 5, "frequency_power": 0.0}),
     ("spectral", {"factors": 8}),

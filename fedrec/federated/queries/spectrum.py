@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fedrec.federated.cohort import Cohort, State
@@ -30,7 +31,8 @@ class Gram(Query):
     """c_u c_uᵀ: the whole item-item matrix in one release.
 
     Attributes:
-        weight: [n_items] weight of each item, public or released before.
+        weight: [n_items] weight of each item, public or released before. The matrix is that of the m items whose weight
+            is not 0, in their order: of the others nothing is asked.
         activity_power: a user's history is divided by its number of items to this power. With weights of 1 the norm of
             c_u c_uᵀ is d_u^(1 − 2·activity_power): 1 at ½, and d_u at 0, where M counts who has both of two items.
         without_zeros: whether the sum may be a sparse tensor, for catalogues whose square does not fit into memory. A
@@ -44,8 +46,9 @@ class Gram(Query):
 
     @property
     def tables(self) -> Mapping[str, tuple[int, int]]:
-        """`gram`: [n_items, n_items]."""
-        return {"gram": (len(self.weight), len(self.weight))}
+        """`gram`: [m, m]."""
+        size = int(torch.count_nonzero(self.weight))
+        return {"gram": (size, size)}
 
     @property
     def bytes_per_interaction(self) -> int:
@@ -59,7 +62,11 @@ class Gram(Query):
 
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """The outer product of each user's history with itself."""
-        return {"gram": Outer(cohort.owner, cohort.items, history(cohort, self.weight, self.activity_power))}, state
+        entries, asked = history(cohort, self.weight, self.activity_power), self.weight != 0
+        if bool(asked.all()):
+            return {"gram": Outer(cohort.owner, cohort.items, entries)}, state
+        own, place = asked[cohort.items], asked.cumsum(0) - 1
+        return {"gram": Outer(cohort.owner[own], place[cohort.items[own]], entries[own])}, state
 
 
 @allow("subspace")
