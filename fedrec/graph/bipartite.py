@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fedrec.data.interactions import Interactions
-from fedrec.graph._pyg import EdgeIndex, HeteroData
+
+if TYPE_CHECKING:
+    from fedrec.graph._pyg import EdgeIndex, HeteroData
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,8 @@ class BipartiteGraph:
         Raises:
             DataError: if a pair occurs twice.
         """
+        from fedrec.graph._pyg import EdgeIndex  # takes seconds to import, and most methods make no graph
+
         indptr, item = train.csr
         user_degrees, item_degrees = indptr.diff(), torch.bincount(item, minlength=train.n_items)
         user = torch.repeat_interleave(torch.arange(train.n_users), user_degrees)
@@ -88,6 +93,8 @@ class BipartiteGraph:
 
         Both edge types hold the normalisation as `edge_weight`; `rates` leads from users to items.
         """
+        from fedrec.graph._pyg import HeteroData
+
         # The first half of the rows are users, and their columns are items.
         user, item = self.edge_index.as_tensor()[:, : self.n_edges]
         weight = self.weight[: self.n_edges]

@@ -7,12 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrec.graph._pyg import LGConv
 from fedrec.graph.bipartite import BipartiteGraph
-
-# The weights are normalised already. Given a sparse tensor, LGConv is one sparse product; given an edge index, even a
-# cached `EdgeIndex`, it gathers a message for each edge: 20 times slower on 1.6 million edges of width 64.
-_CONVOLVE = LGConv(normalize=False)
 
 
 def propagate(graph: BipartiteGraph, embedding: Tensor, layers: int) -> Tensor:
@@ -66,5 +61,9 @@ def convolve(graph: BipartiteGraph, layer: Tensor) -> Tensor:
         from fedrec.graph.kernels import times_rows  # numba takes a while to import
 
         return times_rows((adjacency.crow_indices(), adjacency.col_indices(), adjacency.values()), layer)
-    convolved: Tensor = _CONVOLVE(layer, adjacency)
+    from fedrec.graph._pyg import LGConv
+
+    # The weights are normalised already. Given a sparse tensor, LGConv is one sparse product; given an edge index, even
+    # a cached `EdgeIndex`, it gathers a message for each edge: 20 times slower on 1.6 million edges of width 64.
+    convolved: Tensor = LGConv(normalize=False)(layer, adjacency)
     return convolved

@@ -25,16 +25,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from opacus.accountants import PRVAccountant, RDPAccountant
-from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 
 from fedrec.errors import PrivacyError, did_you_mean
 
 Accountant = Literal["prv", "rdp"]
 """PRV is the number that is quoted, RDP stands beside it."""
 
-# Opacus stops at order 63, too low for the small ε of strong noise.
-_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+# Opacus has the orders up to 63, which is too low for the small ε of strong noise.
+_ORDERS = [*(1 + tenth / 10 for tenth in range(1, 100)), *range(12, 65), 96, 128, 192, 256, 384, 512, 768, 1024]
 _LARGEST_LOSS = 700.0  # PRV takes exp of a privacy loss, and float64 ends at exp(709)
 _SMALLEST_DELTA = 1e-10  # not far below it PRV's FFT is rounding noise
 _LARGEST_GRID = 1 << 20  # points of PRV's discretisation: about a second
@@ -115,6 +113,8 @@ def _merged(history: Iterable[Draws]) -> tuple[Draws, ...]:
 
 
 def _rdp(history: tuple[Draws, ...], delta: float) -> float:
+    from opacus.accountants.analysis.rdp import get_privacy_spent  # takes seconds, which no node has to spend
+
     curve = sum(draws.number * _renyi(draws.noise_multiplier, draws.rate) for draws in history)
     with warnings.catch_warnings():
         # True at either end of the range of noise, and harmless: any order gives a valid bound.
@@ -126,11 +126,15 @@ def _rdp(history: tuple[Draws, ...], delta: float) -> float:
 @lru_cache(maxsize=4096)
 def _renyi(noise_multiplier: float, rate: float) -> npt.NDArray[np.float64]:
     """Rényi divergence of one draw, by order."""
+    from opacus.accountants.analysis.rdp import compute_rdp
+
     return np.asarray(compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS))
 
 
 @lru_cache(maxsize=1024)
 def _prv(history: tuple[Draws, ...], delta: float) -> float:
+    from opacus.accountants import PRVAccountant
+
     if delta < _SMALLEST_DELTA:
         raise PrivacyError(f"delta = {delta} is below the {_SMALLEST_DELTA} that PRV can resolve; take a larger one")
     largest_loss = _rdp(history, delta / 4000) + 3.0  # as Opacus chooses its domain: at a quarter of δ/1000
