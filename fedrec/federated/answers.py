@@ -33,11 +33,13 @@ class Answer:
         user: position of the user; of a silo, that of its first one.
         contributions: name -> what it adds to each table, all under owner 0; none if it is refused.
         refused: why it was refused, or "".
+        clipped: whether it was scaled down.
     """
 
     user: int
     contributions: Mapping[str, Contribution]
     refused: str = ""
+    clipped: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +48,14 @@ class Examined:
 
     Attributes:
         contributions: name -> answers, owned by clients.
-        squared_norms: [m] float64 of each client's answer over all tables; 0 for a refused one.
+        squared_norms: table -> [m] float64 of what each client adds to it; 0 for a refused one. Empty if all are.
         users: [n] int64 positions in the cohort of the users of the clients that are not refused, ascending.
         sizes: [m] int64 number of users of each client.
         refused: reason -> number of users.
     """
 
     contributions: Mapping[str, Contribution]
-    squared_norms: Tensor
+    squared_norms: Mapping[str, Tensor]
     users: Tensor
     sizes: Tensor
     refused: Mapping[str, int] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Examined:
 def refuse_all(cohort: Cohort, reason: str) -> Examined:
     """A cohort of which no answer is taken."""
     sizes = _sizes(cohort)
-    return Examined({}, sizes.new_zeros(sizes.shape, dtype=torch.float64), sizes[:0], sizes, {reason: len(cohort)})
+    return Examined({}, {}, sizes[:0], sizes, {reason: len(cohort)})
 
 
 def examine(query: Query, cohort: Cohort, contributions: Mapping[str, Contribution]) -> Examined:
@@ -93,12 +95,12 @@ def examine(query: Query, cohort: Cohort, contributions: Mapping[str, Contributi
         contributions = {
             name: part.by_client(cohort.client, query.tables[name][0]) for name, part in contributions.items()
         }
-    norms = torch.stack([part.squared_norms(cohort.n_clients) for part in contributions.values()]).sum(dim=0)
-    finite = torch.isfinite(norms)
+    norms = {name: part.squared_norms(cohort.n_clients) for name, part in contributions.items()}
+    finite = torch.isfinite(torch.stack(list(norms.values())).sum(dim=0))
     if not bool(finite.all()):
         reasons |= dict.fromkeys(torch.nonzero(~finite).flatten().tolist(), NOT_FINITE)
     if not reasons:
-        return Examined(contributions, norms, torch.arange(len(cohort), device=norms.device), _sizes(cohort))
+        return Examined(contributions, norms, torch.arange(len(cohort), device=finite.device), _sizes(cohort))
     refused = _mask(reasons, cohort)
     sizes = _sizes(cohort)
     counts = Counter[str]()
@@ -106,7 +108,7 @@ def examine(query: Query, cohort: Cohort, contributions: Mapping[str, Contributi
         counts[reason] += int(sizes[client])
     return Examined(
         {name: part.without(refused) for name, part in contributions.items()},
-        norms.masked_fill(refused, 0.0),
+        {name: squared.masked_fill(refused, 0.0) for name, squared in norms.items()},
         torch.nonzero(~refused[cohort.client]).flatten(),
         sizes,
         counts,

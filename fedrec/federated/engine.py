@@ -26,7 +26,7 @@ from fedrec.federated.late import Late, Pending
 from fedrec.federated.memory import PrivateMemory
 from fedrec.federated.participation import Participants, ParticipationConfig, participants
 from fedrec.federated.query import Query
-from fedrec.privacy import Clip, scales
+from fedrec.privacy import Clip, scales_by_table
 from fedrec.streams import Streams
 
 CHUNK_BYTES = 8 << 20  # measured: with 1 MiB of second-level cache a core, 1 MiB takes a third longer and 16 no less
@@ -70,7 +70,7 @@ class Totals:
     Attributes:
         sums: name -> [rows, width], the summed contributions.
         answered: users of this round whose contribution is in the sums.
-        clipped: users whose contribution was scaled down.
+        clipped: users whose contribution, in these sums or folded into later ones, was scaled down.
         refused: reason -> number of users left out for it.
         bytes_up, bytes_down: sent by and to all participants together, see `Broadcasts`.
         delayed: users whose answer to this query comes late, and is not in the sums.
@@ -208,7 +208,7 @@ class LocalEngine:
         return Totals(
             tally.sums,
             answered=tally.answered,
-            clipped=tally.clipped + behind.clipped,
+            clipped=tally.clipped + (behind.clipped if self.participation.late == "fold" else 0),
             refused=dict(tally.refused + behind.refused),
             bytes_up=tally.sent + behind.sent,
             bytes_down=self._broadcasts.bytes(query, round, drawn.drawn),
@@ -237,11 +237,12 @@ class LocalEngine:
                     if found.refused:
                         yield Answer(int(asked[0]), {}, refused=next(iter(found.refused)))
                         continue
-                    contributions = found.contributions
+                    contributions, clipped = found.contributions, False
                     if clip is not None:
-                        scale = scales(found.squared_norms, clip)
-                        contributions = {name: part.scaled(scale) for name, part in contributions.items()}
-                    yield Answer(int(asked[0]), contributions)
+                        scale = scales_by_table(found.squared_norms, clip)
+                        contributions = {name: part.scaled(scale[name]) for name, part in contributions.items()}
+                        clipped = any(float(factors) < 1 for factors in scale.values())
+                    yield Answer(int(asked[0]), contributions, clipped=clipped)
             self._fold(drawn.late, query, round, clip)  # for their private state alone
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
@@ -285,12 +286,13 @@ class LocalEngine:
         for answered in in_order(lambda chunk: list(self._asked(chunk, query, round)), chunks, threads):
             for users, found, state in answered:
                 tally.refused.update(found.refused)
-                scale: Tensor | None = None
-                if clip is not None:
-                    scale = scales(found.squared_norms, clip)
-                    tally.clipped += int(found.sizes[scale < 1].sum())
+                scale: Mapping[str, Tensor] = {}
+                if clip is not None and found.contributions:
+                    scale = scales_by_table(found.squared_norms, clip)
+                    clipped = torch.stack([factors < 1 for factors in scale.values()]).any(dim=0)
+                    tally.clipped += int(found.sizes[clipped].sum())
                 for name, part in found.contributions.items():
-                    part.add_to(tally.sums[name], scale)
+                    part.add_to(tally.sums[name], scale.get(name))
                     tally.sent += part.bytes()
                 tally.answered += len(found.users)
                 self.memory.write(users[found.users], state)

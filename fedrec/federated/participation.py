@@ -1,21 +1,23 @@
 """Who takes part in a round, who of them answers, and who answers late.
 
 Participation is drawn once a round. By Poisson sampling each client takes part independently with probability q, from
-a stream of its own, so that a device can decide alone; the accountants assume it. Samples of a fixed size are offered
-for comparison with papers and amplify nothing. A sum is divided by the expected number of users, never by the number
+a stream of its own, so that a device can decide alone; the accountants assume it. In cycles each client takes part in
+every b-th round, which bounds how often it does, and amplifies nothing. Samples of a fixed size are offered for
+comparison with papers; no guarantee covers them. A sum is divided by the expected number of users, never by the number
 seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedrec.components import Config
+from fedrec.privacy import cycle_of
 from fedrec.streams import Streams
 
 
@@ -23,9 +25,10 @@ class ParticipationConfig(Config):
     """How a round's participants are drawn.
 
     Attributes:
-        sampling: "poisson", each client independently; or "fixed", round(q n) of the n clients, at least one, without
+        sampling: "poisson", each client independently; "cyclic", each client in every b-th round, b = 1/q, from a first
+            one that is drawn for each independently; or "fixed", round(q n) of the n clients, at least one, without
             replacement. No guarantee of privacy covers fixed samples.
-        rate: q, the probability that a client takes part in a round.
+        rate: q, the probability that a client takes part in a round; for "cyclic" one over a whole number.
         dropout: probability that a participant is lost: it downloads what is asked, and neither answers nor steps.
         straggler: probability that one that is not lost answers late.
         delay: rounds by which a late answer is late.
@@ -35,12 +38,18 @@ class ParticipationConfig(Config):
             after the last round, is lost.
     """
 
-    sampling: Literal["poisson", "fixed"] = "poisson"
+    sampling: Literal["poisson", "cyclic", "fixed"] = "poisson"
     rate: float = Field(1.0, gt=0, le=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     straggler: float = Field(0.0, ge=0, lt=1)
     delay: int = Field(1, ge=1)
     late: Literal["discard", "fold"] = "discard"
+
+    @model_validator(mode="after")
+    def _whole_cycles(self) -> Self:
+        if self.sampling == "cyclic" and abs(cycle_of(self.rate) * self.rate - 1) > 1e-6:
+            raise ValueError(f"rate = {self.rate} is not one over a whole number of rounds; such as 0.25 or 0.1")
+        return self
 
     def expected_share(self, n_clients: int) -> float:
         """The expected share of clients that are drawn."""
@@ -86,6 +95,9 @@ def _drawn(config: ParticipationConfig, keys: Tensor, streams: Streams) -> Tenso
     if config.sampling == "fixed":
         words = streams.words("participation", keys)
         return words.argsort().argsort() < _fixed_size(config.rate, len(keys))
+    if config.sampling == "cyclic":
+        cycle = cycle_of(config.rate)
+        return (streams.at(0).uniform("cycle", keys) * cycle).long() == streams.round % cycle
     if config.rate < 1:
         return streams.uniform("participation", keys) < config.rate
     return torch.ones(len(keys), dtype=torch.bool, device=keys.device)

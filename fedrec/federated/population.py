@@ -89,6 +89,11 @@ def silos_of(config: PopulationConfig, train: Interactions, seed: int) -> Tensor
     return torch.from_numpy(np.unique(silo, return_inverse=True)[1].astype(np.int64))
 
 
+def count_silos(silo: Tensor | None) -> int | None:
+    """How many silos there are; None where every user is a client."""
+    return None if silo is None else int(silo.max()) + 1
+
+
 def _random(train: Interactions, silos: int, streams: Streams) -> IntArray:
     order = np.argsort(streams.words("silo", train.users.keys).numpy(), kind="stable")
     silo = np.empty(train.n_users, dtype=np.int64)

@@ -20,12 +20,13 @@ from fedrec.federated.engine import EngineConfig, Population, is_simulation
 from fedrec.federated.engines import Dealt, open_engine
 from fedrec.federated.method import METHODS, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
-from fedrec.federated.population import PopulationConfig, silos_of
-from fedrec.federated.private_engine import SILOS, PrivateEngine, require_one_answer
+from fedrec.federated.population import PopulationConfig, count_silos, silos_of
+from fedrec.federated.private_engine import PrivateEngine, require_one_answer
+from fedrec.federated.protection import protect, require_unit
 from fedrec.federated.queries import Evaluate
 from fedrec.federated.rounds import Rounds, Watched
 from fedrec.privacy import (
-    Gaussian,
+    Correlation,
     Guarantee,
     PlannedRelease,
     PrivacyConfig,
@@ -82,49 +83,60 @@ class FederatedRecommender:
         Raises:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
         """
-        silos_of(self.population, train, seed=0)
-        self.check_size(train.n_users, train.n_items, train.item_attributes)
+        silos = count_silos(silos_of(self.population, train, seed=0))
+        self.check_size(train.n_users, train.n_items, train.item_attributes, silos)
 
-    def check_size(self, n_users: int, n_items: int, item_attributes: pd.DataFrame | None = None) -> None:
+    def check_size(
+        self, n_users: int, n_items: int, item_attributes: pd.DataFrame | None = None, silos: int | None = None
+    ) -> None:
         """All but the silos, which take the data to find: whether a federation of this size can be trained.
 
         Args:
             n_users, n_items: its sizes.
             item_attributes: what is publicly known of the items; None is nothing.
+            silos: number of silos; None where every user is a client.
 
         Raises:
             ConfigError, PrivacyError: naming the setting, its value and the remedy.
         """
         if self.privacy is not None:
-            if self.population.kind == "silos":
-                raise PrivacyError(f"population.kind = 'silos': {SILOS}")
+            require_unit(self.privacy, self.population)
             self._check_stopping(self.privacy)
             require_one_answer(self.participation)
-            check_delta(self.privacy.delta, n_users)
-            self.privacy.noise_multipliers(self.schedule(self.privacy))
+            check_delta(self.privacy.delta, silos or n_users, self.privacy.unit)
+            schedule = self.schedule(self.privacy)
+            self.privacy.noise_multipliers(schedule)
+            if self.privacy.continual is not None:
+                Correlation.of(self.privacy.continual, schedule)
         known = pd.DataFrame() if item_attributes is None else item_attributes
         self.method.start(Federation(n_users, n_items, Streams(0), item_attributes=known))
 
     def fit(self, train: Interactions, training: Training) -> None:
         """Run the method's rounds over the users of `train`."""
-        self.check_size(train.n_users, train.n_items, train.item_attributes)
         device, streams = training.torch_device, Streams(training.seed)
+        silo = silos_of(self.population, train, training.seed)
+        self.check_size(train.n_users, train.n_items, train.item_attributes, count_silos(silo))
         secret = Streams(secrets.randbits(256)) if self.engine.randomness == "os" else None
         validator = self._validator(training)
         devices = Devices.of(
             train,
             device,
-            silo=silos_of(self.population, train, training.seed),
+            silo=silo,
             held_out={} if validator is None else {"valid": HeldOutItems.of(validator.valid)},
         )
         known = train.item_attributes
         federation = Federation(train.n_users, train.n_items, streams, self.engine.dtype, device, known)
         dealt = Dealt(self.engine, devices, streams, self.participation, secret, self.rollbacks)
         with open_engine(dealt) as population:
-            self.fit_over(population, federation, training, validator)
+            self.fit_over(population, federation, training, validator, count_silos(silo))
 
     def fit_over(
-        self, population: Population, federation: Federation, training: Training, watched: Watched | None
+        self,
+        population: Population,
+        federation: Federation,
+        training: Training,
+        watched: Watched | None,
+        silos: int | None = None,
     ) -> None:
         """Run the method's rounds over an engine's users, wherever they are.
 
@@ -133,8 +145,12 @@ class FederatedRecommender:
             federation: what is public about it.
             training: as in `fit`.
             watched: what early stopping asks the devices for, which hold a validation part then; None is nothing.
+            silos: number of silos; None where every user is a client.
         """
-        private = None if self.privacy is None else self._protect(population, self.privacy, training)
+        if self.privacy is not None and (self.privacy.unit == "silo") != (silos is not None):
+            raise PrivacyError(f"privacy.unit = '{self.privacy.unit}' over a population of {silos or 'no'} silos")
+        clients = silos or federation.n_users
+        private = None if self.privacy is None else self._protect(population, self.privacy, training, clients)
         rounds = Rounds(self.method, federation, population, private)
         if watched is not None:
             training = replace(training, validator=partial(rounds.validate, watched))
@@ -155,6 +171,9 @@ class FederatedRecommender:
                 randomness=self.engine.randomness,
                 mechanism=private.mechanism,
                 planned=private.planned(),
+                trust=self.privacy.trust,
+                silos=silos if self.privacy.unit == "silo" else None,
+                executed=self.privacy.executed,
             )
 
     @property
@@ -190,7 +209,8 @@ class FederatedRecommender:
 
     def tensors(self) -> Tensors:
         """The server's model and, since a simulation holds them, the users' private states."""
-        return self._fitted().state()
+        # The noise that later rounds would take back in part is no part of a model: with it, released sums lose theirs.
+        return {name: tensor for name, tensor in self._fitted().state().items() if not name.startswith("noise/")}
 
     def model(self) -> Tensors:
         """The server's model alone, under the names that the method gives its tensors."""
@@ -203,28 +223,15 @@ class FederatedRecommender:
 
     def schedule(self, privacy: PrivacyConfig) -> Schedule:
         """Everything that the method will release, at this participation."""
-        releases = self.method.releases()
-        if privacy.clip is not None:
-            if len(releases) != 1:
-                kinds = ", ".join(planned.query for planned in releases)
-                raise ConfigError(
-                    f"privacy.clip = {privacy.clip}: one clip cannot serve the queries {kinds}; set the method's clips"
-                )
-            releases = (replace(releases[0], clip=privacy.clip),)
-        if privacy.validation is not None:
-            # A look may come with any round's releases, and shares of one draw must not sum to more than one.
-            releases = tuple(replace(planned, share=(1 - privacy.validation) * planned.share) for planned in releases)
-            every = self.method.stopping.every
-            looks = PlannedRelease(
-                query=Evaluate.kind,
-                draws=self.method.rounds // every,
-                clip=2**0.5,  # 1 for the count and at most 1 for the metric: nobody is cut
-                share=privacy.validation,
-                first=every,
-                every=every,
-            )
-            releases = (*releases, looks)
-        return Schedule(releases, rate=self.participation.rate, sampling=self.participation.sampling)
+        every, sampling = self.method.stopping.every, self.participation
+        looks = PlannedRelease(
+            query=Evaluate.kind,
+            draws=max(1, self.method.rounds // every),
+            clip=2**0.5,  # 1 for the count and at most 1 for the metric: nobody is cut
+            first=every,
+            every=every,
+        )
+        return privacy.schedule(self.method.releases(), sampling.rate, sampling.sampling, looks)
 
     def _check_stopping(self, privacy: PrivacyConfig) -> None:
         """Early stopping looks at users' held-out items: under a guarantee it is planned and paid for, or left out."""
@@ -234,6 +241,11 @@ class FederatedRecommender:
                 f"method.stopping.patience = {stopping.patience}: early stopping looks at users' held-out items, and "
                 "the privacy budget does not pay for that; set patience = 0, or privacy.validation = 0.1 to set a "
                 "tenth aside"
+            )
+        if privacy.validation is not None and privacy.unit == "silo":
+            raise ConfigError(
+                f"privacy.validation = {privacy.validation}: a silo's metrics are clipped as one user's; set "
+                "method.stopping.patience = 0, and leave validation out"
             )
         if privacy.validation is not None and stopping.patience == 0:
             raise ConfigError(
@@ -257,13 +269,14 @@ class FederatedRecommender:
             raise ConfigError("a validator that is a function of scores asks the devices nothing; use make_validator's")
         return validator if isinstance(validator, Validator) and watching else None
 
-    def _protect(self, population: Population, privacy: PrivacyConfig, training: Training) -> PrivateEngine:
-        schedule = self.schedule(privacy)
+    def _protect(
+        self, population: Population, privacy: PrivacyConfig, training: Training, clients: int
+    ) -> PrivateEngine:
         # Two arms of one seed must not share their noise, whatever they differ in: subtracting them would remove it.
-        setting = f"{privacy.model_dump_json()}{self.participation.model_dump_json()}"
+        setting = "".join(part.model_dump_json(exclude_defaults=True) for part in (privacy, self.participation))
         arm = f"{training.arm}/{type(self.method).__qualname__}{self.method.config.model_dump_json()}{setting}"
         source = SystemNoise() if self.engine.randomness == "os" else SeededNoise(Streams(training.seed), arm)
-        return PrivateEngine(population, schedule, privacy.noise_multipliers(schedule), source, Gaussian())
+        return protect(population, self.schedule(privacy), privacy, source, clients)
 
 
 admit(METHODS, FederatedRecommender)  # a federated method can be a member of a hybrid

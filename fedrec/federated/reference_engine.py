@@ -90,7 +90,8 @@ class ReferenceEngine:
                     continue
                 bytes_up += size
                 tables, was_clipped = _clipped(contributions, clip)
-                clipped += len(users) if was_clipped else 0
+                if was_clipped and (client in on_time or self.participation.late == "fold"):
+                    clipped += len(users)
                 if client in late:
                     delayed += len(users)
                     sent.append((query.kind, len(users), tables))
@@ -122,14 +123,14 @@ class ReferenceEngine:
             for client in on_time + late:
                 users = self._users(client)
                 answer: Mapping[str, Contribution] = {}
-                reason = ""
+                reason, clipped = "", False
                 try:
-                    tables, _ = _clipped(self._ask(users, query, round)[0], clip)
+                    tables, clipped = _clipped(self._ask(users, query, round)[0], clip)
                     answer = {name: _as_rows(table) for name, table in tables.items()}
                 except _RefusedError as refusal:
                     reason = str(refusal)
                 if client not in late:
-                    yield Answer(users[0], answer, refused=reason)
+                    yield Answer(users[0], answer, refused=reason, clipped=clipped)
         except BaseException:
             self._memory = self._before
             raise
@@ -191,6 +192,9 @@ class ReferenceEngine:
         if config.sampling == "fixed":
             size = _fixed_size(config.rate, len(clients))
             drawn = sorted(clients, key=lambda client: int(streams.words("participation", keys[client])))[:size]
+        elif config.sampling == "cyclic":
+            cycle, first = int(1 / config.rate + 0.5), streams.at(0)
+            drawn = [c for c in clients if int(cycle * float(first.uniform("cycle", keys[c]))) == round % cycle]
         else:
             drawn = [c for c in clients if float(streams.uniform("participation", keys[c])) < config.rate]
         left = [c for c in sorted(drawn) if float(streams.uniform("dropout", keys[c])) >= config.dropout]
@@ -289,7 +293,10 @@ def _dense(part: Contribution, n_users: int, shape: tuple[int, int]) -> tuple[Te
 
 
 def _clipped(tables: Tables, clip: Clip | None) -> tuple[Tables, bool]:
-    """The tables, scaled so that their norm together is at most the clip, and whether that changed them."""
+    """The tables, scaled so that their norm is at most the clip, together or each, and whether that changed them."""
+    if clip is not None and clip.tables:
+        each = {name: _clipped({name: table}, Clip(dict(clip.tables)[name])) for name, table in tables.items()}
+        return {name: part[0][name] for name, part in each.items()}, any(changed for _, changed in each.values())
     norm = math.sqrt(sum(float(table.square().sum()) for table in tables.values()))
     if clip is None or norm <= clip.norm:
         return tables, False

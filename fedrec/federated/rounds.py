@@ -10,14 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fedrec.errors import ModelError, PrivacyError
+from fedrec.errors import ModelError
 from fedrec.federated.cohort import NO_STATE, Cohort
 from fedrec.federated.costs import Communication
 from fedrec.federated.engine import Population, Simulation, Totals, is_simulation
 from fedrec.federated.method import Ask, FederatedMethod, Federation, NobodyAnswered
 from fedrec.federated.private_engine import PrivateEngine
 from fedrec.federated.queries import Evaluate
-from fedrec.privacy import Ledger
 from fedrec.recommenders.histories import Histories
 from fedrec.recommenders.recommender import Disclosure, Scorer, Tensors, require_finite
 
@@ -91,6 +90,8 @@ class Rounds:
                 "mb_down": sum(totals.bytes_down for totals in ask.totals) / 1e6,
             }
             rows |= {name: (value, "server") for name, value in carried.items()}
+        if self.private is not None:  # computed from noised bits
+            rows |= {f"clip of {query}": (norm, "released") for query, norm in self.private.clips.items()}
         return rows
 
     def _count_costs(self, asked: Sequence[Totals]) -> tuple[float, float]:
@@ -158,7 +159,12 @@ class Rounds:
     def state(self) -> Tensors:
         """The server's tensors and the users'."""
         server = {f"server/{name}": tensor for name, tensor in self._state.items()}
-        return server | {f"users/{name}": tensor for name, tensor in self.population.tensors().items()}
+        noise = {} if self.private is None else self.private.tensors()
+        return (
+            server
+            | {f"users/{name}": tensor for name, tensor in self.population.tensors().items()}
+            | {f"noise/{name}": tensor for name, tensor in noise.items()}
+        )
 
     def restore(self, state: Tensors) -> None:
         """Continue from a checkpoint, nodes included."""
@@ -171,11 +177,14 @@ class Rounds:
         self.population.restore(
             {name.removeprefix("users/"): t.to(device) for name, t in state.items() if name.startswith("users/")}
         )
+        if self.private is not None:
+            noise = {name.removeprefix("noise/"): t for name, t in state.items() if name.startswith("noise/")}
+            self.private.restore(noise)
 
     def facts(self) -> Mapping[str, object]:
         """The ledger and the costs so far."""
-        ledger = None if self.private is None else self.private.ledger.as_dict()
-        return {"communication": asdict(self.communication), "ledger": ledger}
+        private = {"ledger": None} if self.private is None else self.private.facts()
+        return {"communication": asdict(self.communication), **private}
 
     def restore_facts(self, facts: Mapping[str, Any]) -> None:
         """Continue a ledger.
@@ -184,16 +193,5 @@ class Rounds:
             PrivacyError: if it is not that of the rounds that were done.
         """
         self.communication = Communication(**facts["communication"])
-        if self.private is None:
-            return
-        if facts["ledger"] is None:
-            raise PrivacyError(
-                "the checkpoint has no privacy ledger, so its rounds were not accounted; start a new run"
-            )
-        saved, done = Ledger.from_dict(facts["ledger"]), self.communication.rounds
-        if not saved.matches(self.private.planned(through=done)):
-            raise PrivacyError(
-                f"the ledger of {len(saved.releases)} releases is not that of this configuration's first {done} "
-                "rounds; ledger, checkpoint or configuration was changed: start a new run"
-            )
-        self.private.ledger = saved
+        if self.private is not None:
+            self.private.restore_facts(facts, self.communication.rounds)

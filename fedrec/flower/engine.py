@@ -278,7 +278,14 @@ class FlowerEngine:
         self._attempt = max(self._clock(), self._attempt + 1)
 
     def _request(self, moment: Moment, clip: Clip | None) -> Request:
-        """A query asked again starts from where it started before."""
+        """A query asked again starts from where it started before.
+
+        Raises:
+            PrivacyError: if there are clips by table, of which a message tells one norm: nodes would clip by that
+            alone.
+        """
+        if clip is not None and clip.tables:
+            raise PrivacyError("clips by table are not carried to nodes; give one norm, privacy.clip = 0.1")
         if self._asked is not None and self._asked[0] == moment:
             base = self._asked[1]
         else:

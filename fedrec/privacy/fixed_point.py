@@ -29,6 +29,7 @@ class FixedPoint:
     Attributes:
         bound: the largest absolute value of any entry of an answer; a clip C bounds every entry.
         answers: the most answers that are summed.
+        headroom: what may come on top of their sum, in absolute value (noise).
 
     Raises:
         PrivacyError: if no scale of at least one step per `bound` is left.
@@ -36,9 +37,11 @@ class FixedPoint:
 
     bound: float
     answers: int
+    headroom: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.bound) and self.bound > 0 and self.answers >= 1):
+        sound = math.isfinite(self.bound) and self.bound > 0 and math.isfinite(self.headroom) and self.headroom >= 0
+        if not (sound and self.answers >= 1):
             raise PrivacyError(f"fixed point: bound = {self.bound}, answers = {self.answers}; both must be above 0")
         if (_HALF - 1) / self.answers <= 0.5 or self.bound * 2.0**self.bits < 1:
             raise PrivacyError(
@@ -47,8 +50,8 @@ class FixedPoint:
 
     @property
     def bits(self) -> int:
-        """f, the largest with answers · (bound · 2^f + ½) < 2^31. Rounding moves an entry by half a step."""
-        return math.floor(math.log2(((_HALF - 1) / self.answers - 0.5) / self.bound))
+        """f, the largest with answers · (bound · 2^f + ½) + headroom · 2^f < 2^31; rounding moves an entry by ½."""
+        return math.floor(math.log2((_HALF - 1 - 0.5 * self.answers) / (self.answers * self.bound + self.headroom)))
 
     @property
     def resolution(self) -> float:
@@ -59,6 +62,13 @@ class FixedPoint:
     def largest_error(self) -> float:
         """How far an entry of the decoded sum can be from the real one: half a step for each answer."""
         return self.answers * self.resolution / 2
+
+    def sensitivity(self, entries: int) -> float:
+        """The largest norm of an encoded answer of so many entries, in the answer's unit: bound + √entries · step/2.
+
+        An answer has norm `bound` at most, and rounding moves each of its entries by half a step at most.
+        """
+        return self.bound + math.sqrt(entries) * self.resolution / 2
 
     def encode(self, values: npt.NDArray[np.float64]) -> Words:
         """The words of an answer.

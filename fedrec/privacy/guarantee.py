@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from fedrec.errors import PrivacyError
+from fedrec.privacy.accounting import Accountant
 from fedrec.privacy.ledger import Ledger, Release, counted_rate
 from fedrec.privacy.mechanisms import Mechanism
 
 Randomness = Literal["seeded", "os"]
 """Where the noise comes from: a seed, for simulation, or the operating system, for a deployment."""
+Trust = Literal["central", "secagg", "distributed", "local"]
+"""Who adds the noise, and what the server sees: answers, exact sums, noised sums, or noised answers."""
+Unit = Literal["user", "silo"]
+"""Whom the promise is about."""
 
 
-def check_delta(delta: float, n_users: int) -> None:
-    """Refuse a δ that allows a user's data to be published outright.
+def check_delta(delta: float, units: int, unit: Unit = "user") -> None:
+    """Refuse a δ that allows the data of one user, or one silo, to be published outright.
 
     Raises:
-        PrivacyError: if delta >= 1 / n_users.
+        PrivacyError: if delta >= 1 / units.
     """
-    if delta * n_users >= 1:
+    if delta * units >= 1:
         raise PrivacyError(
-            f"delta = {delta:g} is not below 1/users = 1/{n_users}, so one user's data might be published outright; "
-            f"take delta = {0.1 / n_users:.0e} or less"
+            f"delta = {delta:g} is not below 1/{unit}s = 1/{units}, so one {unit}'s data might be published outright; "
+            f"take delta = {0.1 / units:.0e} or less"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guarantee:
-    """User-level differential privacy of one run, with everything that it depends on; `Guarantee.of` makes one.
+    """User-level (or silo-level) differential privacy of one run, with everything that it depends on; `Guarantee.of`
+    makes one.
 
     ε is computed from the releases themselves, so there is no Guarantee with another number.
 
@@ -42,6 +48,8 @@ class Guarantee:
         randomness: where the noise came from.
         mechanism: in words.
         trust: who adds the noise.
+        silos: number of silos, which is taken to be public, where one silo is the unit; None where one user is.
+        executed: whether what devices do under this trust was run, or only its sum.
     """
 
     made: tuple[Release, ...] = field(repr=False)
@@ -50,14 +58,19 @@ class Guarantee:
     n_users: int
     randomness: Randomness
     mechanism: str
-    trust: Literal["central"] = "central"
-
-    unit: ClassVar[str] = "one user: everything they did, over the whole training of one arm with one seed"
-    adjacency: ClassVar[str] = "add or remove one user"
-    accountant: ClassVar[str] = "prv"
+    trust: Trust = "central"
+    silos: int | None = None
+    executed: bool = True
 
     def __post_init__(self) -> None:
-        check_delta(self.delta, self.n_users)
+        check_delta(self.delta, self.n_users if self.silos is None else self.silos, self._one)
+        if self.trust in ("distributed", "local") and any(
+            counted_rate(release.rate, release.sampling) < 1 for release in self.planned
+        ):
+            raise PrivacyError(
+                f"trust '{self.trust}' protects from the server, which sees who takes part: sampling hides nobody; "
+                "account for it as 'independent'"
+            )
         if not self.planned:
             raise PrivacyError(
                 "no release was planned, so there is nothing to guarantee; leave the privacy section out"
@@ -76,8 +89,11 @@ class Guarantee:
         delta: float,
         n_users: int,
         randomness: Randomness,
-        mechanism: Mechanism,
+        mechanism: Mechanism | str,
         planned: Ledger | None = None,
+        trust: Trust = "central",
+        silos: int | None = None,
+        executed: bool = True,
     ) -> Guarantee:
         """The guarantee of a run.
 
@@ -86,11 +102,15 @@ class Guarantee:
             delta: δ.
             n_users: number of users.
             randomness: where the noise came from.
-            mechanism: what made the noise.
+            mechanism: what made the noise, or its words.
+            trust: who added it.
+            silos: number of silos, if one of them is the unit.
+            executed: whether the devices' masks and noise were run one by one.
             planned: `Schedule.ledger` of the whole schedule; None if the ledger was complete from the start.
 
         Raises:
-            PrivacyError: if δ is not below 1 / n_users, nothing was planned, or something unplanned was released.
+            PrivacyError: if δ is not below one over the number of units, nothing was planned, something unplanned was
+                released, or sampling is credited against a server that sees the sample.
         """
         return cls(
             made=ledger.releases,
@@ -98,13 +118,35 @@ class Guarantee:
             delta=delta,
             n_users=n_users,
             randomness=randomness,
-            mechanism=mechanism.name,
+            mechanism=mechanism if isinstance(mechanism, str) else mechanism.name,
+            trust=trust,
+            silos=silos,
+            executed=executed,
         )
 
     @property
+    def _one(self) -> Unit:
+        return "user" if self.silos is None else "silo"
+
+    @property
+    def unit(self) -> str:
+        """Whom the promise is about."""
+        return _UNIT[self._one]
+
+    @property
+    def adjacency(self) -> str:
+        """What two data sets differ in that are hard to tell apart."""
+        return _ADJACENCY[self.trust].format(one=self._one)
+
+    @property
+    def accountant(self) -> Accountant:
+        """The accountant of the quoted ε: RDP where noise is discrete, of which nothing tighter is known to hold."""
+        return "rdp" if self.trust == "distributed" else "prv"
+
+    @property
     def epsilon(self) -> float:
-        """ε at δ by Opacus' PRV accountant: the number that is quoted."""
-        return Ledger(self.planned).epsilon(self.delta, "prv")
+        """ε at δ: the number that is quoted."""
+        return Ledger(self.planned).epsilon(self.delta, self.accountant)
 
     @property
     def epsilon_rdp(self) -> float:
@@ -119,9 +161,14 @@ class Guarantee:
 
     @property
     def clips(self) -> dict[str, float]:
-        """C of each kind of release; the largest, should it vary."""
+        """C of each kind of release; of one that adapts to the data, that of its first."""
         kinds = sorted({release.query for release in self.planned})
         return {kind: max(r.clip for r in self.planned if r.query == kind) for kind in kinds}
+
+    @property
+    def spending(self) -> dict[str, float]:
+        """The part of all noise budget (Σ 1/σ²) that each kind of query spends."""
+        return Ledger(self.planned).spending()
 
     @property
     def sampling(self) -> str:
@@ -137,35 +184,50 @@ class Guarantee:
     def notes(self) -> dict[str, str]:
         """The conditions and limits of the promise, by topic."""
         amplified = any(counted_rate(release.rate, release.sampling) < 1 for release in self.planned)
+        silo = {"silo": _SILO} if self.silos is not None else {}
         return {
             "released_to": _RELEASED_TO[self.trust],
+            **silo,
+            **({} if self.executed or self.trust == "central" else {"devices": _NOT_EXECUTED}),
             "amplification": _AMPLIFIED if amplified else _NOT_AMPLIFIED,
-            "joint": _JOINT,
+            "joint": _JOINT.format(one=self._one),
             "randomness": _RANDOMNESS[self.randomness],
             "outside": _OUTSIDE,
         }
 
     def in_words(self) -> str:
         """The whole guarantee as a paragraph."""
-        kinds = "; ".join(
-            f"{kind}: noise multiplier {self.noise_multipliers[kind]:.4g}, clip {self.clips[kind]:.4g}, "
-            f"{_plural(sum(release.query == kind for release in self.planned), 'release')}"
-            for kind in self.noise_multipliers
-        )
+        kinds = "; ".join(self._kind_in_words(kind) for kind in self.noise_multipliers)
         made, planned = len(self.made), len(self.planned)
+        units = self.n_users if self.silos is None else self.silos
+        beside = "" if self.accountant == "rdp" else f" ({_upwards(self.epsilon_rdp)} by RDP)"
         extent = f"{_plural(planned, 'release')} on {_plural(len(Ledger(self.planned).draws()), 'participation draw')}"
         stopped = f" Only {made} of them were made; epsilon is that of all {planned}." if made < planned else ""
         return " ".join(
             [
-                f"({_upwards(self.epsilon)}, {self.delta:g})-differential privacy by the PRV accountant "
-                f"({_upwards(self.epsilon_rdp)} by RDP).",
-                f"Unit: {self.unit}. Neighbours: {self.adjacency}, of {self.n_users}, a number taken to be public.",
+                f"({_upwards(self.epsilon)}, {self.delta:g})-differential privacy by the {self.accountant.upper()} "
+                f"accountant{beside}.",
+                f"Unit: {self.unit}. Neighbours: {self.adjacency}, of {units}, a number taken to be public.",
                 f"Mechanism: {self.mechanism} ({kinds}).",
                 f"{extent}, {self.sampling} sampling at rate {self.rate:g}.{stopped}",
                 f"Trust: {self.trust}.",
                 *self.notes.values(),
             ]
         )
+
+    def _kind_in_words(self, kind: str) -> str:
+        """Noise, clip, number and part of the budget of one kind of release."""
+        own = [release for release in self.planned if release.query == kind]
+        least, most = (f"{bound(r.noise_multiplier for r in own):.4g}" for bound in (min, max))
+        clip = f"clip {own[0].clip:.4g}"
+        if own[0].tables:
+            by_table = ", ".join(f"{name} {norm:.4g}" for name, norm in own[0].tables)
+            clip += f" by table ({by_table}; noise in proportion to each, times the root of their number)"
+        if own[0].adaptive:
+            clip = f"clip {own[0].clip:.4g} at first, then following the norms"
+        budget = f", {100 * self.spending[kind]:.3g}% of the noise budget" if len(self.spending) > 1 else ""
+        noise = least if least == most else f"{least} to {most}"
+        return f"{kind}: noise multiplier {noise}, {clip}, {_plural(len(own), 'release')}{budget}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for `summary.json`."""
@@ -178,6 +240,7 @@ class Guarantee:
             "rate": self.rate,
             "noise_multipliers": self.noise_multipliers,
             "clips": self.clips,
+            "spending": self.spending,
             "releases": len(self.planned),
             "releases_made": len(self.made),
             "draws": len(Ledger(self.planned).draws()),
@@ -186,24 +249,53 @@ class Guarantee:
             "delta": self.delta,
             "accountant": self.accountant,
             "n_users": self.n_users,
+            "silos": self.silos,
             "randomness": self.randomness,
             "notes": self.notes,
             "words": self.in_words(),
         }
 
 
+_UNIT = {
+    "user": "one user: everything they did, over the whole training of one arm with one seed",
+    "silo": "one silo: everything all of its users did, over the whole training of one arm with one seed",
+}
+_ADJACENCY = {
+    "central": "add or remove one {one}",
+    "secagg": "add or remove one {one}",
+    "distributed": "replace the data of one {one} by none, while it takes part as before",
+    "local": "replace the data of one {one} by any other",
+}
 _RELEASED_TO = {
     "central": "The server sees every single answer and is trusted to clip it, to add the noise, and to keep answers "
-    "and sample to itself; the noisy sums, and whatever is computed from them, may be shown to anyone."
+    "and sample to itself; the noisy sums, and whatever is computed from them, may be shown to anyone.",
+    "secagg": "The server sees the exact sums, and no single answer as long as it follows the protocol of secure sums "
+    "and no more clients tell it their secrets than stated; it is trusted to add the noise and to keep exact sums and "
+    "sample to itself; devices are trusted to clip. The noisy sums, and whatever is computed from them, may be shown "
+    "to anyone.",
+    "distributed": "The server sees noisy sums alone, as long as it follows the protocol of secure sums and no more "
+    "clients drop out or tell it their secrets than stated; devices are trusted to clip and to add their noise. Who "
+    "takes part is seen and not protected. The noisy sums may be shown to anyone.",
+    "local": "The server, and whoever else sees them, gets noisy answers alone; each device clips its own answer and "
+    "adds the noise, and trusts nobody. Who takes part is seen and not protected.",
 }
+_SILO = (
+    "The promise is about silos, which clip and answer as one: of a single user it says no more than of all in the "
+    "silo together, and two data sets that differ in one user move a sum by up to two clips, which this epsilon does "
+    "not cover. Who is in which silo is taken to be public and fixed."
+)
+_NOT_EXECUTED = (
+    "A simulation: devices did not run their masks or draw their own noise; the same words were added without masks, "
+    "and the sum of the noise was drawn at once."
+)
 _AMPLIFIED = (
     "Sampling is credited with a lower epsilon (amplification): true only while nobody who sees a release learns who "
     "took part, or can read a seed that the sample was drawn from."
 )
 _NOT_AMPLIFIED = "No amplification by sampling is claimed."
 _JOINT = (
-    "The promise is joint: a user's private state and own recommendations stay on the device and are not counted, and "
-    "all other users together learn no more about that user than epsilon allows."
+    "The promise is joint: a {one}'s private state and own recommendations stay there and are not counted, and all "
+    "other {one}s together learn no more about that {one} than epsilon allows."
 )
 _RANDOMNESS = {
     "seeded": "Noise and sample come from a seed, for simulation: whoever can read it can remove the noise and name "

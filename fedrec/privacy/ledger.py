@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
 from fedrec.errors import PrivacyError
 from fedrec.privacy.accounting import Accountant, Draws, effective_noise_multiplier, epsilon
+from fedrec.privacy.clipping import TableClips
 
 
 def counted_rate(rate: float, sampling: str) -> float:
@@ -20,7 +21,8 @@ def counted_rate(rate: float, sampling: str) -> float:
         rate: q, the probability that a user takes part.
         sampling: "poisson": each user is drawn independently with probability q, and the sample stays hidden from
             whoever sees the release; it amplifies. "independent": no user's part depends on another's, but it is not
-            drawn at random, or the sample may be seen; everyone is accounted for as if drawn, at rate 1.
+            drawn at random, or the sample may be seen; everyone is accounted for as if drawn, at rate 1. "cyclic": as
+            "independent", but each user takes part in every b-th draw alone, b = 1/rate, which the ledger counts on.
 
     Raises:
         PrivacyError: for any other way. In particular samples of a fixed size: adding one user then displaces another,
@@ -30,11 +32,16 @@ def counted_rate(rate: float, sampling: str) -> float:
         raise PrivacyError(f"rate = {rate} is not a sampling rate; give one above 0 and at most 1")
     if sampling == "poisson":
         return rate
-    if sampling == "independent":
+    if sampling in ("independent", "cyclic"):
         return 1.0
     raise PrivacyError(
         f"sampling '{sampling}' cannot be accounted for: adding one user may change who else takes part; use 'poisson'"
     )
+
+
+def cycle_of(rate: float) -> int:
+    """The number of draws in a cycle: each user takes part in one of them."""
+    return round(1 / rate)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Release:
         clip: C, the bound on one user's contribution.
         rate: q, the probability that a user was drawn.
         sampling: how users were drawn, see `counted_rate`.
+        tables: clips by table, of which `clip` is the root of the sum of squares; or none.
+        adaptive: whether the clip follows the data, by releases of their own; a plan cannot know it.
     """
 
     query: str
@@ -56,8 +65,11 @@ class Release:
     clip: float
     rate: float = 1.0
     sampling: str = "poisson"
+    tables: TableClips = ()
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", tuple((name, norm) for name, norm in self.tables))  # JSON has lists
         for name in ("noise_multiplier", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -65,6 +77,10 @@ class Release:
                     f"release of '{self.query}' in draw {self.draw}: {name} = {value}; give a finite number above 0"
                 )
         counted_rate(self.rate, self.sampling)
+
+    def as_planned(self) -> Release:
+        """The release as a plan knows it: with no clip that only a run can know."""
+        return replace(self, clip=1.0) if self.adaptive else self
 
 
 class Ledger:
@@ -107,15 +123,35 @@ class Ledger:
         return sum(release.query == query for release in self._draws.get(draw, ()))
 
     def history(self) -> tuple[Draws, ...]:
-        """What an accountant sees: each draw is one step, whatever number of releases it carries."""
-        steps = Counter(
-            (
-                effective_noise_multiplier(release.noise_multiplier for release in releases),
-                counted_rate(releases[0].rate, releases[0].sampling),
-            )
-            for releases in self._draws.values()
-        )
+        """What an accountant sees: each draw is one step, whatever number of releases it carries.
+
+        Of draws in cycles of b, a user is in one of b classes (draw modulo b) and touches no other, whoever knows
+        which: each kind of query costs what its costliest class does. (By kind, since noise that is correlated over
+        rounds is accounted for by the costliest class of its query, whatever the class.)
+        """
+        steps: Counter[tuple[float, float]] = Counter()
+        classes: dict[tuple[int, str], dict[int, list[float]]] = {}
+        for draw, releases in self._draws.items():
+            rate, sampling = releases[0].rate, releases[0].sampling
+            if sampling == "cyclic":
+                cycle = cycle_of(rate)
+                for release in releases:
+                    own = classes.setdefault((cycle, release.query), {}).setdefault(draw % cycle, [])
+                    own.append(release.noise_multiplier)
+            else:
+                sigma = effective_noise_multiplier(release.noise_multiplier for release in releases)
+                steps[sigma, counted_rate(rate, sampling)] += 1
+        for sigmas in classes.values():
+            steps[min(effective_noise_multiplier(own) for own in sigmas.values()), 1.0] += 1
         return tuple(Draws(sigma, rate, number) for (sigma, rate), number in sorted(steps.items()))
+
+    def spending(self) -> dict[str, float]:
+        """The part of all noise budget (Σ 1/σ²) that each kind of query spends."""
+        spent: dict[str, float] = {}
+        for release in self.releases:
+            spent[release.query] = spent.get(release.query, 0.0) + release.noise_multiplier**-2
+        whole = sum(spent.values())
+        return {query: value / whole for query, value in sorted(spent.items())}
 
     def epsilon(self, delta: float, accountant: Accountant = "prv") -> float:
         """ε of all releases together at δ; 0 if there are none. To show it to anyone, make a `Guarantee`.
@@ -126,12 +162,15 @@ class Ledger:
         return epsilon(self.history(), delta, accountant)
 
     def matches(self, other: Ledger) -> bool:
-        """Whether both hold the same releases, in any order."""
-        return Counter(self.releases) == Counter(other.releases)
+        """Whether both hold the same releases, in any order; clips that adapt may differ."""
+        return self._as_planned() == other._as_planned()
 
     def within(self, planned: Ledger) -> bool:
         """Whether every release here is in the plan, and none more often than planned."""
-        return Counter(self.releases) <= Counter(planned.releases)
+        return self._as_planned() <= planned._as_planned()
+
+    def _as_planned(self) -> Counter[Release]:
+        return Counter(release.as_planned() for release in self.releases)
 
     def as_dict(self) -> dict[str, object]:
         """JSON-able; `from_dict` reads it back exactly."""

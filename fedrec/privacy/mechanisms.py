@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,6 +32,13 @@ class NoiseSource(Protocol):
             shape: of the result.
             purpose: names the draw, down to table and phase; no purpose may serve two releases of one round.
         """
+
+
+class UniformSource(NoiseSource, Protocol):
+    """A source that has uniform numbers as well, for discrete noise."""
+
+    def uniforms(self, size: int, purpose: str) -> npt.NDArray[np.float64]:
+        """Independent uniform numbers in (0, 1]: [size] float64 of 53 random bits."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,10 @@ class SeededNoise:
         generator = self.streams.numbers(f"noise/{self.arm}/{purpose}")
         return torch.from_numpy(generator.standard_normal(tuple(shape)))
 
+    def uniforms(self, size: int, purpose: str) -> npt.NDArray[np.float64]:
+        """The same numbers whenever seed, arm and purpose are the same."""
+        return 1.0 - self.streams.numbers(f"noise/{self.arm}/{purpose}").random(size)
+
 
 @dataclass(frozen=True)
 class SystemNoise:
@@ -69,6 +82,11 @@ class SystemNoise:
         for start in range(0, size, chunk):
             flat[start : start + chunk] = self._chunk(min(chunk, size - start))
         return flat.reshape(tuple(shape))
+
+    def uniforms(self, size: int, purpose: str) -> npt.NDArray[np.float64]:
+        """Fresh at every call whatever the purpose."""
+        words = np.frombuffer(self.entropy(8 * size), dtype="<u8")
+        return np.ldexp((words >> np.uint64(11)).astype(np.float64) + 1.0, -53)
 
     def _chunk(self, size: int) -> Tensor:
         words = torch.frombuffer(bytearray(self.entropy(8 * size)), dtype=torch.int64)

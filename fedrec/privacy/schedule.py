@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 
 from scipy import optimize
@@ -13,9 +14,11 @@ from scipy import optimize
 from fedrec.errors import PrivacyError, did_you_mean
 from fedrec.privacy import accounting
 from fedrec.privacy.accounting import Accountant
-from fedrec.privacy.ledger import Ledger, Release, counted_rate
+from fedrec.privacy.clipping import Clip, TableClips
+from fedrec.privacy.ledger import Ledger, Release, counted_rate, cycle_of
 
 _LARGEST_EPSILON = 300.0  # e^300 bounds nothing, and PRV's arithmetic ends soon after
+_STEPS = 8  # in which a growing budget rises
 _STRONGEST_NOISE = math.log(1e6)  # log σ; no sum of users survives it
 
 
@@ -27,6 +30,8 @@ class PlannedRelease:
         query: kind of the query; a schedule lists each kind once.
         draws: number of participation draws (rounds) it occurs in.
         clip: C, the bound on one user's contribution.
+        tables: clips by table, of which `clip` is the root of the sum of squares; or none.
+        adaptive: whether the clip follows the users' norms, starting from `clip`.
         per_draw: how many times it occurs within each of these draws.
         share: its part of a draw's budget, in (0, 1]: its releases within one draw get `share` of the draw's 1/σ².
         first: the first draw it occurs in.
@@ -40,6 +45,8 @@ class PlannedRelease:
     share: float = 1.0
     first: int = 1
     every: int = 1
+    tables: TableClips = ()
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("per_draw", 1), ("first", 0), ("every", 1)):
@@ -47,8 +54,19 @@ class PlannedRelease:
                 raise PrivacyError(f"planned release of '{self.query}': {name} = {getattr(self, name)}; min. {least}")
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise PrivacyError(f"planned release of '{self.query}': clip = {self.clip}; give a finite number above 0")
+        if self.tables and not math.isclose(self.clip, math.hypot(*(norm for _, norm in self.tables)), rel_tol=1e-9):
+            raise PrivacyError(f"planned release of '{self.query}': clip = {self.clip} is not that of {self.tables}")
         if not 0 < self.share <= 1:
             raise PrivacyError(f"planned release of '{self.query}': share = {self.share}; give one above 0, at most 1")
+
+    @property
+    def bound(self) -> Clip:
+        """What its contributions are clipped to, at first if that adapts."""
+        return Clip(self.clip, self.tables)
+
+    def clipped_to(self, clip: Clip) -> PlannedRelease:
+        """The same release under another clip."""
+        return replace(self, clip=clip.norm, tables=clip.tables)
 
     def occurs_in(self) -> range:
         """The draws it occurs in."""
@@ -62,10 +80,14 @@ class Schedule:
     With a noise multiplier σ for a whole draw, a kind of share s that occurs n times in a draw gets σ_j = σ √(n/s) each
     time: its n releases spend n/σ_j² = s/σ², and a draw whose shares sum to one spends 1/σ².
 
+    The budget need not be spent evenly over the draws: `growth` is what the last draws spend, as a multiple of the
+    first ones, rising geometrically in at most eight steps, so that an accountant has few sorts of draws to compose.
+
     Args:
         releases: one entry for each kind.
         rate: q, the probability that a user takes part in a draw.
         sampling: how users are drawn, see `ledger.counted_rate`.
+        growth: 1/σ² of the last draws over that of the first ones.
 
     Raises:
         PrivacyError: if a kind is listed twice, or the shares of some draw sum to more than one.
@@ -74,9 +96,12 @@ class Schedule:
     releases: tuple[PlannedRelease, ...]
     rate: float = 1.0
     sampling: str = "poisson"
+    growth: float = 1.0
 
     def __post_init__(self) -> None:
         counted_rate(self.rate, self.sampling)
+        if not (math.isfinite(self.growth) and self.growth > 0):
+            raise PrivacyError(f"growth = {self.growth} of the budget over the draws; give a finite number above 0")
         kinds = Counter(planned.query for planned in self.releases)
         for query, times in kinds.items():
             if times > 1:
@@ -99,20 +124,74 @@ class Schedule:
             planned.query: noise_multiplier * math.sqrt(planned.per_draw / planned.share) for planned in self.releases
         }
 
+    @property
+    def cycle(self) -> int | None:
+        """The least number of draws from one participation of a user to the next; None if only chance bounds it."""
+        if self.sampling == "cyclic":
+            return cycle_of(self.rate)
+        return None if self.sampling == "poisson" and self.rate < 1 else 1
+
+    def spending(self, draw: int) -> float:
+        """What a draw spends (its 1/σ²), as a multiple of the first ones' spending; `growth` in the last ones."""
+        draws = self._extent
+        if self.growth == 1 or len(draws) == 1:
+            return 1.0
+        steps = min(_STEPS, len(draws))
+        step = (draw - draws[0]) * steps // len(draws)
+        return float(self.growth ** (step / (steps - 1)))
+
+    @cached_property
+    def _extent(self) -> range:
+        """From the first to the last draw."""
+        occurring = [planned.occurs_in() for planned in self.releases]
+        return range(min(draws[0] for draws in occurring), max(draws[-1] for draws in occurring) + 1)
+
+    def noise_multiplier(self, noise_multipliers: Mapping[str, float], query: str, draw: int) -> float:
+        """That of one release: σ_j of its kind over the root of what its draw spends."""
+        return noise_multipliers[query] / math.sqrt(self.spending(draw))
+
     def ledger(self, noise_multipliers: Mapping[str, float], through: int | None = None) -> Ledger:
         """The ledger of a run that keeps to the schedule: a plan is a ledger written in advance.
 
         Args:
-            noise_multipliers: by kind.
+            noise_multipliers: by kind, of the first draws.
             through: the last draw that has been made; None for the finished run. What a checkpoint's ledger has to
                 match.
         """
         return Ledger(
-            Release(planned.query, draw, noise_multipliers[planned.query], planned.clip, self.rate, self.sampling)
+            self.release(planned, draw, noise_multipliers, planned.bound)
             for planned in self.releases
             for draw in planned.occurs_in()
             if through is None or draw <= through
             for _ in range(planned.per_draw)
+        )
+
+    def repeated(self, query: str | None, place: str) -> str:
+        """The query that a setting is about: the named one, or the only one that is released in several draws.
+
+        Raises:
+            PrivacyError: if there is no such query, or not just one.
+        """
+        several = [planned.query for planned in self.releases if planned.draws > 1]
+        if query is not None and query not in several:
+            raise PrivacyError(f"{place} = '{query}': released in no two rounds; {did_you_mean(query, several)}")
+        if query is None and len(several) != 1:
+            raise PrivacyError(f"{place}: name the query; in several rounds there are: {', '.join(several) or 'none'}")
+        return query or several[0]
+
+    def release(
+        self, planned: PlannedRelease, draw: int, noise_multipliers: Mapping[str, float], clip: Clip
+    ) -> Release:
+        """One release of a kind, as the ledger records it."""
+        return Release(
+            planned.query,
+            draw,
+            self.noise_multiplier(noise_multipliers, planned.query, draw),
+            clip.norm,
+            self.rate,
+            self.sampling,
+            clip.tables,
+            planned.adaptive,
         )
 
     def epsilon(self, noise_multipliers: Mapping[str, float], delta: float, accountant: Accountant = "prv") -> float:
@@ -156,8 +235,8 @@ def calibrate(schedule: Schedule, epsilon: float, delta: float, accountant: Acco
         accountant: "prv" is the one that is quoted.
 
     Returns:
-        The noise multiplier of each kind, rounded up to four digits. ε of the schedule is at most the target, and
-        within about .2% of it.
+        The noise multiplier of each kind (in the first draws), rounded up to four digits. ε of the schedule is at most
+        the target, and within about .2% of it.
 
     Raises:
         PrivacyError: if no amount of noise reaches the target, or it is too large to mean anything.

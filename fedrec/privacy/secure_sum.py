@@ -254,7 +254,7 @@ def open_sum(
     session: Session,
     adverts: Sequence[Advert],
     sharing: Iterable[int],
-    masked: Sequence[Masked],
+    masked: Iterable[Masked],
     revealed: Sequence[Shares],
 ) -> Words:
     """The server's side of step 4: Σ x_u over the users who answered, modulo 2^32, [length].
@@ -269,22 +269,51 @@ def open_sum(
     Raises:
         PrivacyError: if too many users are lost for some secret to be recovered; nothing is learnt then.
     """
-    shared, answered = set(sharing), {answer.user for answer in masked}
-    public = {advert.user: advert.mask_key for advert in adverts}
-    total = np.zeros(session.length, dtype=np.uint32)
+    total, answered = add_masked(session, masked)
+    return unmask(session, adverts, sharing, total, answered, revealed)
+
+
+def add_masked(session: Session, masked: Iterable[Masked]) -> tuple[Words, set[int]]:
+    """The server's side of step 3: the sum of the masked answers as they come, and whose they are.
+
+    Raises:
+        PrivacyError: if an answer has the wrong length, or a user has two.
+    """
+    total, answered = np.zeros(session.length, dtype=np.uint32), set[int]()
     for answer in masked:
         if answer.words.shape != (session.length,):
             raise PrivacyError(f"user {answer.user} sent {answer.words.shape} words to a sum of {session.length}")
+        if answer.user in answered:
+            raise PrivacyError(f"user {answer.user} answered the secure sum '{session.label}' twice")
+        answered.add(answer.user)
         total += answer.words
-    for user in shared:
+    return total, answered
+
+
+def unmask(
+    session: Session,
+    adverts: Sequence[Advert],
+    sharing: Iterable[int],
+    total: Words,
+    answered: set[int],
+    revealed: Sequence[Shares],
+) -> Words:
+    """As `open_sum`, from what `add_masked` found."""
+    public = {advert.user: advert.mask_key for advert in adverts}
+    revealing = {shares.user: shares for shares in revealed}
+    total = total.copy()
+    for user in set(sharing):
+        neighbors = session.neighbors_of(user)
+        secrets_of = [
+            (other, shares.seeds if user in answered else shares.mask_keys)
+            for other in neighbors
+            if (shares := revealing.get(other)) is not None
+        ]
+        held = {session.point_of(other): known[user] for other, known in secrets_of if user in known}
         if user in answered:
-            held = {session.point_of(shares.user): shares.seeds[user] for shares in revealed if user in shares.seeds}
             total -= _expand(_recover(user, held, session), session.length)
             continue
-        held = {
-            session.point_of(shares.user): shares.mask_keys[user] for shares in revealed if user in shares.mask_keys
-        }
-        partners = [other for other in session.neighbors_of(user) if other in answered]
+        partners = [other for other in neighbors if other in answered]
         if partners:
             key = X25519PrivateKey.from_private_bytes(_recover(user, held, session))
             for other in partners:

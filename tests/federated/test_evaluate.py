@@ -281,7 +281,7 @@ def test_early_stopping_under_a_guarantee_is_released_and_paid_for(split: Split,
         engine=EngineConfig.model_validate({"randomness": randomness}),
     )
     training = Training(
-        device="cpu", validator=validator, log=lambda step, name, value, how: logged.append((name, value, how))
+        seed=2, device="cpu", validator=validator, log=lambda step, name, value, how: logged.append((name, value, how))
     )
     recommender.fit(split.train, training)
     looks = [(value, how) for name, value, how in logged if name == "validation"]
@@ -293,7 +293,8 @@ def test_early_stopping_under_a_guarantee_is_released_and_paid_for(split: Split,
     assert {release.draw for release in guarantee.made if release.query == "evaluate"} == {2, 4, 6}
     assert guarantee.noise_multipliers["evaluate"] == pytest.approx(2.0 / 0.2**0.5)
     assert guarantee.noise_multipliers["local-training"] == pytest.approx(2.0 / 0.8**0.5)
-    # Noise of deviation √2 · 2/√.2 = 6.3 on sums over some fifteen users: the exact means would lie in [0, 1].
+    # Noise of deviation √2 · 2/√.2 = 6.3 on sums over some fifteen users: the exact means would lie in [0, 1]. Half of
+    # the noised ones do as well, so that one seed in eight shows nothing; this one does.
     assert any(not 0 <= value <= 1 for value, _ in looks) or randomness == "os"
 
 

@@ -37,6 +37,8 @@ def test_it_states_what_was_released() -> None:
         "rate": 0.25,
         "noise_multipliers": SIGMAS,
         "clips": {"count": 3.0, "train": 1.0},
+        "spending": {"count": pytest.approx(0.2 / 3.4), "train": pytest.approx(3.2 / 3.4)},
+        "silos": None,
         "releases": 5,
         "releases_made": 5,
         "draws": 4,

@@ -46,7 +46,11 @@ def test_a_noise_multiplier_is_that_of_a_draw() -> None:
         ({"epsilon": 8, "clip": -0.5}, "arms.dp.privacy.clip = -0.5: must be above 0"),
         ({"epsilon": 8, "delta": 0}, "arms.dp.privacy.delta = 0: must be between 0 and 1"),
         ({"epsilon": 8, "delta": 1.0}, "arms.dp.privacy.delta = 1.0: must be between 0 and 1"),
-        ({"epsilon": 8, "trust": "secagg"}, "arms.dp.privacy.trust = 'secagg': is not in this version; use 'central'"),
+        (
+            {"epsilon": 8, "trust": "nobody"},
+            "arms.dp.privacy.trust = 'nobody': no such option; valid: central, distributed, local, secagg",
+        ),
+        ({"epsilon": 8, "answering": 0.5}, "arms.dp.privacy.answering = 0.5: Input should be greater than 0.5"),
         ({"epsilon": 8, "accountant": "gdp"}, "arms.dp.privacy.accountant = 'gdp': under-reports epsilon; use 'prv'"),
         ({"epsilon": 8, "accountant": "rdp"}, "arms.dp.privacy.accountant = 'rdp': is not quoted; use 'prv'"),
         ({"epsilon": 8, "noise_multiplier": 1}, "give either epsilon or noise_multiplier, and not both"),
