@@ -23,7 +23,7 @@ SOURCES: dict[str, UniformSource] = {"seeded": SeededNoise(Streams(0)), "system"
 def probabilities(deviation: float, reach: int) -> np.ndarray:
     """N_Z(0, s²) from its definition, on −reach … reach."""
     weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * deviation**2))
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
