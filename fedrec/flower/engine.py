@@ -19,7 +19,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedrec.errors import ConfigError, DataError, RunError
+from fedrec.errors import ConfigError, DataError, PrivacyError, RunError
 from fedrec.federated import ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.flower.adding import empty_sums
