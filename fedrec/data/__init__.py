@@ -5,7 +5,7 @@ from fedrec.data.cleaning import CleaningConfig, CleaningReport, CleaningStep, c
 from fedrec.data.encoding import drop_unused, encode
 from fedrec.data.interactions import BoolArray, FloatArray, IntArray, Interactions, Split, Vocabulary
 from fedrec.data.loading import DataConfig, LoadedData, load_interactions, load_split
-from fedrec.data.node_data import read_shard, split_of_node
+from fedrec.data.node_data import read_catalogue, read_shard, split_of_node
 from fedrec.data.readers import ColumnsConfig, RawInteractions, read_interactions
 from fedrec.data.sharding import Public, shard
 from fedrec.data.splitting import Given, GlobalTime, LeaveOneOut, Ratio, SplitConfig, split, split_given
@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "load_interactions",
     "load_split",
+    "read_catalogue",
     "read_interactions",
     "read_shard",
     "read_table",

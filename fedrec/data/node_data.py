@@ -31,7 +31,7 @@ def read_shard(folder: Path, catalogue: Path) -> Interactions:
     Raises:
         DataError: if a file cannot be read, or an interaction is with an item that the catalogue does not have.
     """
-    items = Vocabulary(tuple(str(item) for item in _table(catalogue, "item")["item"]))
+    items, attributes = read_catalogue(catalogue)
     rows = _table(folder / "interactions.parquet", "user", "item")
     rows.index.name = "row"
     users = pd.DataFrame()
@@ -44,10 +44,19 @@ def read_shard(folder: Path, catalogue: Path) -> Interactions:
     if (codes < 0).any():
         unknown = found.items.ids[int(np.argmin(codes))]
         raise DataError(f"{folder}: item '{unknown}' is not in {catalogue}; give the node the federation's catalogue")
-    attributes = _table(catalogue, "item").drop(columns="item")
     return Interactions(
         found.user, codes[found.item], found.users, items, found.rating, found.time, found.user_attributes, attributes
     )
+
+
+def read_catalogue(path: Path) -> tuple[Vocabulary, pd.DataFrame]:
+    """The items of a public catalogue, and what is known of them, one row an item.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    table = _table(path, "item")
+    return Vocabulary(tuple(map(str, table["item"]))), table.drop(columns="item")
 
 
 def _table(path: Path, *columns: str) -> pd.DataFrame:

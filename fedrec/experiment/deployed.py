@@ -1,7 +1,7 @@
 """Run an experiment where the users' data are on nodes: federated arms alone, tested by sums over the users.
 
 The run directory is that of any experiment as far as a server can write one. What takes single users' lists or values
-(top-k lists, paired tests) is not in it.
+(top-k lists, some tests) is not in it; `resamples.parquet` takes the place of the users' values.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
+import pandas as pd
 
+from fedrec.data import Public, read_catalogue
 from fedrec.errors import ConfigError, RunError
-from fedrec.evaluation import EvaluationConfig, seed_deviation
-from fedrec.evaluation.accuracy import ACCURACY
-from fedrec.evaluation.metrics import sampled_name
+from fedrec.evaluation import group_labels, resampled_means
 from fedrec.experiment import manifest
 from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.config import ExperimentConfig
-from fedrec.experiment.fitting import build_arm
+from fedrec.experiment.fitting import Told, build_arm
+from fedrec.experiment.outcome import tell_test
 from fedrec.experiment.preparation import naming
+from fedrec.experiment.resampled import summarise_resampled
 from fedrec.experiment.runner import Progress, Step, silent, telling
 from fedrec.experiment.store import (
     ArmDirectory,
@@ -34,12 +35,12 @@ from fedrec.experiment.store import (
     RunDirectory,
     write_atomically,
     write_json,
-    write_tensors,
 )
 from fedrec.experiment.summary import write_csv
-from fedrec.federated import FederatedRecommender, Federation
+from fedrec.experiment.tracking import Logged, require_tracking, tracking
+from fedrec.federated import FederatedRecommender, Federation, groups_asked, measure
 from fedrec.federated.queries import Evaluate
-from fedrec.flower import FlowerEngine, Grid, Post, Roll, greet
+from fedrec.flower import FlowerEngine, Grid, Post, Roll, fingerprint, greet
 from fedrec.recommenders import Disclosure, Training
 from fedrec.streams import Streams
 
@@ -70,6 +71,7 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
     """
     left_out = [arm.name for arm in config.arms if not arm.method.federated]
     config = _federated(config)
+    require_tracking(config.tracking)
     directory = RunDirectory(out)
     if directory.finished:
         raise RunError(f"{out}: holds a finished run; choose another folder, or delete it")
@@ -79,6 +81,8 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
         with naming(f"arms.{arm.name}"):
             _recommender(arm, config).check_size(roll.n_users, roll.n_items)
     config.evaluation.require_catalogue(roll.n_items)
+    public = Catalogue.of(config, roll)
+    groups_asked(public.labels, config.evaluation)
     with directory.locked():
         facts = _begin(directory, config, roll, left_out)
         jobs = list(itertools.product(config.arms, config.seeds))
@@ -88,8 +92,12 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
                 continue
             step = Step(arm.name, seed, number, len(jobs), 0, 0, None, config.evaluation.metric)
             session = f"{facts['run']}.{arm.name}.{seed}"
-            with naming(f"arms.{arm.name}, seed {seed}"):
-                _fit_and_test(arm, seed, config, post, roll, session, folder, telling(progress, step))
+            with (
+                naming(f"arms.{arm.name}, seed {seed}"),
+                tracking(config.tracking, out, config.name, arm.name, seed) as logged,
+            ):
+                told = telling(progress, step)
+                _fit_and_test(arm, seed, config, post, roll, public, session, folder, told, logged)
         _write_tables(directory, config)
         facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
         write_json(directory.path / "manifest.json", facts)
@@ -184,19 +192,31 @@ def _fit_and_test(
     config: ExperimentConfig,
     post: Post,
     roll: Roll,
+    public: Catalogue,
     session: str,
     folder: ArmDirectory,
-    told: Any,
+    told: Told,
+    logged: Logged,
 ) -> None:
     """Fit an arm with a seed, test it once, and keep what it came to."""
+    log.info("%s, seed %d", arm.name, seed)
     recommender = _recommender(arm, config)
     history: History = []
 
     def note(step: int, name: str, value: float, disclosure: Disclosure) -> None:
         history.append((step, name, float(value), disclosure))
+        logged(step, f"{disclosure}/{name}", float(value))
+        if name in ("nodes", "failures"):
+            seen[name] = int(value)
+
+    seen: dict[str, int] = {}
+
+    def progress(done: int, planned: int, best: float | None) -> None:
+        log.info("round %d of %d, %d nodes%s", done, planned, seen["nodes"], _behind(seen["failures"]))
+        told(done, planned, best)
 
     checkpoints = folder.checkpoints()
-    training = Training(seed, arm.name, config.engine.device, log=note, progress=told, checkpoints=checkpoints)
+    training = Training(seed, arm.name, config.engine.device, log=note, progress=progress, checkpoints=checkpoints)
     engine = FlowerEngine(
         post,
         roll,
@@ -217,76 +237,95 @@ def _fit_and_test(
             "notes": {**guarantee["notes"], "test": _UNPAID},
             "words": f"{guarantee['words']} {_UNPAID}",
         }
+    metrics, resampled = _test(recommender, engine, config, seed, roll, public)
     result = Result(
-        metrics=_test(recommender, engine, config.evaluation, seed, roll),
+        metrics=metrics,
         history=history,
         guarantee=guarantee,
         communication=asdict(recommender.communication),
         seconds=seconds,
     )
-    write_tensors(folder.path / "model.safetensors", recommender.model())
-    write_json(folder.path / "result.json", asdict(result))
+    tell_test(logged, result)
+    folder.write_resampled(result, model=recommender.model(), resampled=resampled)
+
+
+def _behind(failures: int) -> str:
+    return f", {failures} failed" if failures else ""
 
 
 def _test(
-    recommender: FederatedRecommender, engine: FlowerEngine, config: EvaluationConfig, seed: int, roll: Roll
-) -> Sequence[tuple[str, str, str, float]]:
-    """Rows (split, metric, group, value): sums of what the users' devices measure, divided by the number of users."""
+    recommender: FederatedRecommender,
+    engine: FlowerEngine,
+    config: ExperimentConfig,
+    seed: int,
+    roll: Roll,
+    public: Catalogue,
+) -> tuple[Sequence[tuple[str, str, str, float]], pd.DataFrame]:
+    """Rows (split, metric, group, value) from sums over what the users' devices measure, and their resampled means."""
     rows = []
-    names = [
-        metric if candidates == "all" else sampled_name(metric)
-        for candidates in config.candidates
-        for name in ACCURACY
-        for metric in (f"{name}@{k}" for k in config.k)
-    ]
-    after = recommender.method.rounds + 1  # later than every round
-    for phase, (part, metrics) in enumerate((("valid", [config.metric]), ("test", names))):
-        if part not in roll.parts:
-            continue
-        query = Evaluate.of(recommender.method, recommender.model(), part, metrics, seed, everyone=True)
-        users, *sums = engine.sum(query, round=after, phase=phase).sums["metrics"][0].tolist()
-        if not users:
-            continue
-        rows += [(part, "users", "", users)] if part == "test" else []
-        rows += [(part, metric, "", total / users) for metric, total in zip(metrics, sums, strict=True)]
-    return rows
+    metric, after = config.evaluation.metric, recommender.method.rounds + 1  # later than every round
+    if "valid" in roll.parts:
+        query = Evaluate.of(recommender.method, recommender.model(), "valid", [metric], seed, everyone=True)
+        users, total = engine.sum(query, round=after).sums["metrics"][0].tolist()
+        rows += [("valid", metric, "", total / users)] if users else []
+    found = measure(
+        engine,
+        recommender.method,
+        recommender.model(),
+        roll.n_items,
+        public.items,
+        public.labels,
+        config.evaluation,
+        seed=seed,
+        resampling=config.seeds[0],  # arms and seeds are paired by it
+        round=after + 1,
+    )
+    rows += [("test", row.metric, row.group, row.value) for row in found.rows]
+    means = resampled_means(found.resamples, found.layout)
+    return rows, pd.DataFrame({name: mean.numpy() for name, mean in means.items()})
 
 
 def _write_tables(directory: RunDirectory, config: ExperimentConfig) -> None:
     """metrics.csv, history.csv and summary.json of a run whose arms are all finished."""
     results = {
-        arm.name: {seed: directory.arm(arm.name, seed).read_result() for seed in config.seeds} for arm in config.arms
+        arm.name: {seed: directory.arm(arm.name, seed).read_resampled() for seed in config.seeds} for arm in config.arms
     }
-    jobs = [(arm, seed, result) for arm, of_arm in results.items() for seed, result in of_arm.items()]
+    jobs = [(arm, seed, result) for arm, of_arm in results.items() for seed, (result, _) in of_arm.items()]
     metrics = [(arm, seed, *row) for arm, seed, result in jobs for row in result.metrics]
     history = [(arm, seed, *row) for arm, seed, result in jobs for row in result.history]
     write_csv(directory.path / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
     write_csv(directory.path / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
-    summary = {arm: _summary_of(list(of_arm.values())) for arm, of_arm in results.items()}
-    write_json(directory.path / "summary.json", {"metric": config.evaluation.metric, "arms": summary, "tests": []})
+    write_json(directory.path / "summary.json", summarise_resampled(results, config))
 
 
-def _summary_of(results: Sequence[Result]) -> Mapping[str, Any]:
-    """One arm: means over seeds."""
-    values: dict[str, list[float]] = {}
-    for result in results:
-        for part, metric, group, value in result.metrics:
-            if part == "test" and not group:
-                values.setdefault(metric, []).append(value)
-    costs = [result.communication or {} for result in results]
-    return {
-        "metrics": {
-            name: {
-                "mean": sum(per_seed) / len(per_seed),
-                "ci95": None,
-                "seed_deviation": seed_deviation(torch.tensor(per_seed, dtype=torch.float64).unsqueeze(1)),
-                "per_seed": per_seed,
-            }
-            for name, per_seed in values.items()
-        },
-        "groups": {},
-        "guarantee": results[0].guarantee,
-        "seconds": sum(result.seconds for result in results) / len(results),
-        "communication": {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]},
-        "tuning": None,
-    }
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What is public of items and users, as far as the server was given it.
+
+    Attributes:
+        items: attributes of the items in code order; no columns if nothing is known.
+        labels: of the groups of users, by attribute.
+    """
+
+    items: pd.DataFrame
+    labels: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, roll: Roll) -> Catalogue:
+        """That of `engine.catalogue`, and of the file beside it that says which values users' attributes take.
+
+        Raises:
+            ConfigError: if the nodes have another catalogue.
+            DataError: if a file cannot be read.
+        """
+        if config.engine.catalogue is None:
+            return cls(pd.DataFrame(), {})
+        path = Path(config.engine.catalogue)
+        items, attributes = read_catalogue(path)
+        theirs = next(iter(roll.nodes.values())).catalogue
+        if fingerprint(items) != theirs:
+            raise ConfigError(
+                f"engine.catalogue = '{path}': {len(items)} items, and not those of the nodes' catalogue; give the "
+                "server the file that the nodes have"
+            )
+        return cls(attributes, group_labels(Public.beside(path).columns))

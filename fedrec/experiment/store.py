@@ -194,6 +194,22 @@ class ArmDirectory:
         write_parquet(self.path / "per_user.parquet", per_user)
         write_json(self.path / "result.json", asdict(result))
 
+    def write_resampled(self, result: Result, *, model: Tensors, resampled: pd.DataFrame) -> None:
+        """Keep what an arm came to whose users' lists and values stayed with them.
+
+        Args:
+            result: its numbers.
+            model: the server's tensors.
+            resampled: by resample, means over users, as `fedrec.evaluation.resampled_means` names them.
+        """
+        write_tensors(self.path / "model.safetensors", model)
+        write_parquet(self.path / "resamples.parquet", resampled)
+        write_json(self.path / "result.json", asdict(result))
+
+    def read_resampled(self) -> tuple[Result, pd.DataFrame]:
+        """The counterpart of `write_resampled`."""
+        return self.read_result(), pd.read_parquet(self.path / "resamples.parquet")
+
     def read(self) -> tuple[Result, pd.DataFrame]:
         """The result and the per-user metrics."""
         return self.read_result(), pd.read_parquet(self.path / "per_user.parquet")

@@ -7,7 +7,7 @@ from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.costs import Communication
 from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Population, Simulation, Totals
 from fedrec.federated.engines import ENGINES, Dealt
-from fedrec.federated.measuring import Measured, measure
+from fedrec.federated.measuring import Measured, groups_asked, measure
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig
@@ -48,6 +48,7 @@ __all__ = [
     "Totals",
     "allow",
     "build_query",
+    "groups_asked",
     "measure",
     "methods",
 ]

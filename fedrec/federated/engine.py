@@ -41,6 +41,8 @@ class EngineConfig(Config):
             SuperNodes hold their own users.
         nodes: shards of "ray"; SuperNodes of "flower" that are waited for before a run begins.
         superlink: the SuperLink of "flower", "host:port", or a connection in Flower's own configuration.
+        catalogue: of "flower": the public catalogue, on the SuperLink's machine, by which items and users are
+            grouped when a model is tested; None groups them by what was counted alone.
         address: of a Ray cluster that "ray" joins; None starts Ray on this machine.
         timeout: seconds that a node's answer is waited for; who has not answered then is left out of that sum.
         device: "cpu", "cuda" or "auto" (CUDA where there is one).
@@ -51,6 +53,7 @@ class EngineConfig(Config):
     kind: Literal["local", "reference", "ray", "flower"] = "local"
     nodes: int = Field(2, ge=1)
     superlink: str | None = None
+    catalogue: str | None = None
     address: str | None = None
     timeout: float = Field(600.0, gt=0)
     device: str = "auto"

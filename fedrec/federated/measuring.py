@@ -71,7 +71,7 @@ def measure(
         DataError: if no warm user holds an item out.
     """
     config.require_catalogue(n_items)
-    groups = _groups(labels, config)
+    groups = groups_asked(labels, config)
     categories = categories_of(items, config.categories)
     census = engine.sum(Census(n_items), round=round).sums
     popularity = census["items"]
@@ -94,8 +94,16 @@ def measure(
     return Measured(rows_of_sums(sums, query.layout, groupings), query.layout, sums["resamples"])
 
 
-def _groups(labels: Mapping[str, Sequence[str]], config: EvaluationConfig) -> dict[str, Sequence[str]]:
-    """The groupings that a configuration asks for, with their labels."""
+def groups_asked(labels: Mapping[str, Sequence[str]], config: EvaluationConfig) -> dict[str, Sequence[str]]:
+    """The groupings that a configuration asks for, with their labels.
+
+    Args:
+        labels: of the groups of users that the devices know, by attribute.
+        config: what is measured.
+
+    Raises:
+        ConfigError: if they do not know one that is asked for.
+    """
     known = {**labels, ACTIVITY: labels.get(ACTIVITY, _ACTIVITY_LABELS)}
     if config.groups == "auto":
         return {name: known[name] for name in (*_USUAL, ACTIVITY) if name in known}

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from fedrec.components import build_config, parse_document
-from fedrec.data import DataConfig, Split, load_split, read_shard, split_of_node
+from fedrec.data import DataConfig, Public, Split, load_split, read_shard, split_of_node
 from fedrec.data.sharding import shares
 from fedrec.errors import ConfigError
+from fedrec.evaluation import coded_groups, group_labels
 from fedrec.federated import Devices, HeldOutItems
 from fedrec.flower.client import Values, client_app
 from fedrec.flower.holdings import fingerprint
@@ -82,14 +83,15 @@ def holding(node_config: Values, run_config: Values) -> Holding:
 def _of_shard(data: str, catalogue: str, section: str, seed: int) -> Holding:
     """What a node makes of its shard; read once a process."""
     interactions = read_shard(Path(data), Path(catalogue))
-    return _dealt(split_of_node(interactions, DataConfig.model_validate_json(section), seed))
+    public = Public.beside(Path(catalogue))
+    return _dealt(split_of_node(interactions, DataConfig.model_validate_json(section), seed), public)
 
 
 @lru_cache(maxsize=4)
 def _whole(section: str, seed: int) -> tuple[Split, Holding]:
     """Everyone, for the nodes of a simulation."""
     split = load_split(DataConfig.model_validate_json(section), seed).split
-    return split, _dealt(split)
+    return split, _dealt(split, Public.of(split.train))
 
 
 @lru_cache(maxsize=4096)
@@ -100,11 +102,15 @@ def _of_share(section: str, seed: int, number: int, of: int) -> Holding:
     return Holding(everyone.devices.take(mine), everyone.catalogue)
 
 
-def _dealt(split: Split) -> Holding:
-    """Devices with what they hold out, but for users of whom the split leaves nothing."""
+def _dealt(split: Split, public: Public) -> Holding:
+    """Devices with what they hold out and their users' groups, but for users of whom the split leaves nothing."""
+    groups = coded_groups(split.train.user_attributes, group_labels(public.columns))
     devices = Devices.of(
         split.train,
-        held_out={"valid": HeldOutItems.of(split.valid), "test": HeldOutItems.of(split.test, split.valid)},
+        held_out={
+            "valid": HeldOutItems.of(split.valid),
+            "test": HeldOutItems.of(split.test, split.valid, groups=groups),
+        },
     )
     left = split.train.user_degrees + split.valid.user_degrees + split.test.user_degrees
     return Holding(devices.take(torch.from_numpy(np.flatnonzero(left))), fingerprint(split.train.items))
