@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Array = npt.NDArray[Any]
 
 BLOCK = 16  # scores whose maximum stands for them; taken in steps of four
+STRETCH = 64  # scores that are compared with one bar at a time
 _TILE = 4096  # scores that are compared with every held-out item in turn while they lie in the first-level cache
 
 
@@ -116,6 +117,7 @@ def rank_tile(
     bits: Array,
     magnitude: Any,
     infinite: Any,
+    surely_finite: bool,
     first_item: int,
     starts: Array,
     steps: Array,
@@ -129,14 +131,15 @@ def rank_tile(
 ) -> bool:
     """Let some users' scores of some items enter the heaps of their best, in about one pass over the scores.
 
-    Blocks of scores below the worst of the best so far are skipped. Whether an item is excluded is looked up only if it
-    reaches it.
+    Stretches of scores below the worst of the best so far, the bar, are skipped. As long as there are fewer than k, the
+    bar is taken from the maxima of blocks. Whether an item is excluded is looked up only if its score reaches the bar.
 
     Args:
         scores: [n, width] floating point, of the items from `first_item` on.
         bits: the same memory as integers of that width.
         magnitude: mask of all bits but the sign.
         infinite: the magnitude from which on a number is infinite or NaN.
+        surely_finite: whether it is known that there is none.
         first_item: code of the item of the first column.
         starts: [n] int64 start of each user's stream of words.
         steps: [n_items] int64 what an item adds to it.
@@ -165,7 +168,30 @@ def rank_tile(
         cursor[r] = at
         bar = value[r, 0] if held == k else -scores.dtype.type(np.inf)  # what is below it is not among the best
         left_over = 0  # the column from which on every score is looked at
-        if blocks:
+        if held == k:
+            # Few reach the bar: a stretch is first asked whether any does, which vector lanes answer. They count in the
+            # width of a score, and with unsigned indices, which numba need not look at for being negative.
+            left_over = width - width % STRETCH
+            for begin in range(0, left_over, STRETCH):
+                first = np.uint64(begin)
+                if not surely_finite:
+                    odd = np.int32(0)
+                    for within in range(STRETCH):
+                        odd = np.int32(odd + np.int32(bits[r, first + np.uint64(within)] & magnitude >= infinite))
+                    if odd > 0:
+                        return False
+                reached = np.int32(0)
+                for within in range(STRETCH):
+                    reached = np.int32(reached + np.int32(scores[r, first + np.uint64(within)] >= bar))
+                if reached > 0:
+                    for within in range(STRETCH):
+                        column = first + np.uint64(within)
+                        if scores[r, column] < bar or marks[column] == r:
+                            continue
+                        code = first_item + begin + within
+                        held = _enter(value, word, item, r, held, scores[r, column], starts[r], steps[code], code)
+                        bar = value[r, 0]
+        elif blocks:
             # A block is `BLOCK` scores that lie `blocks` apart: blocks side by side are compared in vector lanes.
             # Arrays are indexed here, not handed to a function or sliced: either would keep the loop out of the lanes.
             for j in range(blocks):

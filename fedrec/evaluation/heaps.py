@@ -54,12 +54,13 @@ class Heaps:
         size = torch.zeros(len(starts), dtype=torch.int64)
         return cls(starts, steps, excluded, excluded[0][:-1].clone(), value, word, item, size)
 
-    def enter(self, scores: Tensor, first_item: int) -> None:
+    def enter(self, scores: Tensor, first_item: int, surely_finite: bool = False) -> None:
         """Let the scores of the next items enter.
 
         Args:
             scores: [n, width] contiguous, of the items from `first_item` on; items come in ascending order.
             first_item: code of the item of the first column.
+            surely_finite: whether it is known that every score is finite, so that none need be looked at for it.
 
         Raises:
             ModelError: if a score is NaN or infinite.
@@ -73,6 +74,7 @@ class Heaps:
             scores.view(integer).numpy(),
             infinite.dtype.type(torch.iinfo(integer).max),
             infinite,
+            surely_finite,
             first_item,
             self.starts.numpy(),
             self.steps.numpy(),

@@ -15,6 +15,7 @@ from fedrec.errors import ConfigError, ModelError
 from fedrec.evaluation import topk
 from fedrec.evaluation.accuracy import auc
 from fedrec.evaluation.csr import Csr, rows_of, tie_hash, union_of
+from fedrec.evaluation.heaps import Heaps
 from fedrec.evaluation.plain import BLOCK, _largest
 from fedrec.evaluation.topk import Factors, Ranking, TopK, rank, top_k
 from fedrec.streams import Streams, keys_of
@@ -193,6 +194,24 @@ def test_a_product_that_is_not_finite_raises() -> None:
     factors.items[29, 1] = torch.inf
     with pytest.raises(ModelError, match="4 NaN or infinite"):
         top_k(factors, torch.arange(4), 2, exclude=(), user_keys=keys("u", 4), item_keys=keys("i", 30), ties=TIES)
+
+
+@pytest.mark.parametrize("column", [10, 69])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_later_tile_that_is_not_finite_raises(column: int, value: float) -> None:
+    """Once the heaps are full, scores are looked at in stretches of 64, and those left over one by one."""
+    heaps = Heaps.of(keys("u", 2), keys("i", 140), csr_of([[], []]), 3, torch.float32)
+    scores = torch.arange(140.0).flip(0).expand(2, 140).clone()
+    heaps.enter(scores[:, :70].contiguous(), 0)
+    scores[1, 70 + column] = value
+    with pytest.raises(ModelError, match="1 NaN or infinite"):
+        heaps.enter(scores[:, 70:].contiguous(), 70)
+
+
+def test_a_product_that_might_overflow_is_looked_at() -> None:
+    large = Factors(torch.full((3, 4), 1e19), torch.full((30, 4), 1e19))
+    with pytest.raises(ModelError, match="90 NaN or infinite"):
+        top_k(large, torch.arange(3), 2, exclude=(), user_keys=keys("u", 3), item_keys=keys("i", 30), ties=TIES)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
