@@ -279,7 +279,7 @@ MUTATIONS: Mapping[str, tuple[Mutation, ...]] = {
         Mutation(diversity.entropy, "entr(share)", "entr(share).neg()"),
         Mutation(diversity.entropy, "tensor(2.0", "tensor(10.0"),
     ),
-    "personalization": (Mutation(diversity.personalization, "1.0 - float(", "float("),),
+    "personalization": (Mutation(diversity.unlikeness, "1.0 - float(", "float("),),
     "popularity-lift": (
         Mutation(diversity.popularity_lift, "popularity.double()", "1.0 / popularity.double()"),
         Mutation(diversity.popularity_lift, "/ history.mean()", "- history.mean()"),
