@@ -38,9 +38,13 @@ class LightGCNConfig(Config):
             whose eigenvalue is above `cutoff`: similar from the start are those whom a spectral filter finds similar.
         cutoff: of "low-pass"; some hundred eigenvalues should lie above it.
         temperature: of the softmaxes.
-        ranking: what the softmaxes rank by, "cosine" or "inner" product; BPR knows the inner product alone. Propagation
-            gives popular items longer vectors: the inner product adds popularity to a cosine that was learnt against
-            popular negatives and knows nothing of it (Wu et al. 2022).
+        ranking: what the softmaxes rank by, "cosine", "inner" product or "posterior"; BPR knows the inner product only.
+            Against negatives drawn with probability q, cosine / temperature comes to log p(i|u) − log q(i): that
+            everyone has an item says nothing. The posterior adds q back, as `prior` · log degree; Yi et al. 2019
+            (RecSys) take it off in training instead. The inner product adds some popularity too, since propagation
+            gives popular items longer vectors (Wu et al. 2022).
+        prior: weight of the logarithm of an item's degree in "posterior": 1 is Bayes' rule if `negative_power` is 1,
+            less expects popularity to change. An item that nobody has counts as one with half an interaction.
         rate: learning rate of Adam.
         schedule: "constant"; or "cosine", from the rate down to 0 over all `epochs` after a rise over a twentieth.
         epochs: passes over all users, at most.
@@ -60,7 +64,8 @@ class LightGCNConfig(Config):
     initialisation: Literal["normal", "low-pass"] = "normal"
     cutoff: float = Field(0.5, gt=-1, lt=1)
     temperature: float = Field(0.15, gt=0)
-    ranking: Literal["cosine", "inner"] = "cosine"
+    ranking: Literal["cosine", "inner", "posterior"] = "cosine"
+    prior: float = Field(1.0, ge=0)
     rate: float = Field(0.02, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     epochs: int = Field(150, ge=1)
@@ -103,7 +108,7 @@ class LightGCN:
         self._tables = require_finite(users, "LightGCN users"), require_finite(items, "LightGCN items")
 
     def score(self, users: Tensor) -> Tensor:
-        """Inner product or cosine with every item: [n] int64 -> [n, n_items]."""
+        """What the configuration ranks by, of every item: [n] int64 -> [n, n_items]."""
         user_table, item_table = self._fitted()
         return user_table[users.to(user_table.device)] @ item_table.T
 
@@ -116,6 +121,27 @@ class LightGCN:
         if self._tables is None:
             raise ModelError("LightGCN has not been fitted; call fit(train, training) before scoring")
         return self._tables
+
+
+def with_prior(
+    users: Tensor, items: Tensor, degrees: Tensor, temperature: float, prior: float
+) -> tuple[Tensor, Tensor]:
+    """Tables whose products are s_ui / τ + β log d_i for the products s_ui of two tables: one column more in each.
+
+    Args:
+        users, items: [n_users, dim], [n_items, dim].
+        degrees: [n_items] number of training interactions d of each item; 0 counts as ½.
+        temperature: τ.
+        prior: β.
+
+    Returns:
+        [n_users, dim + 1] and [n_items, dim + 1].
+    """
+    popularity = prior * degrees.to(items).clamp(min=0.5).log()
+    return (
+        torch.cat([users / temperature, users.new_ones(len(users), 1)], dim=1),
+        torch.cat([items, popularity.unsqueeze(1)], dim=1),
+    )
 
 
 class LightGCNLearner:
@@ -219,9 +245,14 @@ class LightGCNLearner:
 
     @torch.no_grad()
     def tables(self) -> tuple[Tensor, Tensor]:
-        """[n_users, dim] and [n_items, dim] whose products are the scores under the present state."""
+        """[n_users, width] and [n_items, width] whose products are the scores under the present state.
+
+        The width is `dim`, and one more for the prior of "posterior".
+        """
         if self._ranked is None:
-            self._ranked = self._tables(cosine=self.config.ranking == "cosine")
+            self._ranked = self._tables(cosine=self.config.ranking != "inner")
+            if self.config.ranking == "posterior" and self.config.loss != "bpr":
+                self._ranked = with_prior(*self._ranked, self.popularity, self.config.temperature, self.config.prior)
         return self._ranked
 
     def score(self, users: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from math import cos, pi
+from math import cos, log, pi
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, DataError, ModelError, RunError
 from fedrec.graph import BipartiteGraph
 from fedrec.recommenders import RECOMMENDERS, LightGCN, LightGCNConfig, Stopping, Training, sample_negatives
-from fedrec.recommenders.lightgcn import LightGCNLearner
+from fedrec.recommenders.lightgcn import LightGCNLearner, with_prior
 from fedrec.recommenders.sampling import sample_by_popularity
 from fedrec.streams import Streams
 from tests.graph.small import interactions
@@ -162,6 +162,27 @@ def test_ranking_by_the_inner_product_keeps_the_lengths_that_the_cosine_drops() 
     for name, tensor in inner.tensors().items():
         assert tensor.norm(dim=1).std() > 0.01
         torch.testing.assert_close(torch.nn.functional.normalize(tensor, dim=1), cosine.tensors()[name])
+
+
+def test_the_posterior_is_the_cosine_and_popularity() -> None:
+    users, items = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, 1.0]])
+    tables = with_prior(users, items, torch.tensor([8, 2, 0]), 0.5, 0.75)
+    expected = [1.2 + 0.75 * log(8), 2.0 + 0.75 * log(2), -0.75 * log(2)]
+    assert (tables[0] @ tables[1].T).squeeze(0).tolist() == pytest.approx(expected)
+
+
+def test_ranking_by_the_posterior_turns_popular_items_up() -> None:
+    everyone = torch.arange(TRAIN.n_users)
+    degrees = torch.from_numpy(TRAIN.item_degrees).float()
+    cosine, none, some = (
+        LightGCN(settings(loss="shared-softmax", ranking=ranking, prior=prior))
+        for ranking, prior in (("cosine", 0.0), ("posterior", 0.0), ("posterior", 2.0))
+    )
+    for model in (cosine, none, some):
+        model.fit(TRAIN, Training(device="cpu"))
+    torch.testing.assert_close(none.score(everyone) * none.config.temperature, cosine.score(everyone))
+    added = (some.score(everyone) - none.score(everyone))[0]
+    torch.testing.assert_close(added, 2 * degrees.clamp(min=0.5).log(), rtol=1e-4, atol=1e-4)
 
 
 def test_scores_follow_the_state() -> None:
