@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import pydantic
@@ -115,6 +115,24 @@ class ArmTuneConfig(Config):
         return {"trials": self.trials, "seeds": self.seeds and list(self.seeds), "space": spaces}
 
 
+def each_epsilon(arms: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The arms of a file, one whose `privacy.epsilon` is a list being as many: "NAME-eps8" for epsilon = 8, and so on.
+
+    A point in an epsilon is "_" in the name: "NAME-eps0_5".
+    """
+    found: list[Mapping[str, Any]] = []
+    for arm in arms:
+        privacy: Any = arm.get("privacy")
+        epsilons = privacy.get("epsilon") if isinstance(privacy, Mapping) else None
+        if not isinstance(epsilons, list) or not all(isinstance(epsilon, int | float) for epsilon in epsilons):
+            found.append(arm)  # as it is; whatever is wrong with it is told where arms are read
+            continue
+        for epsilon in epsilons:
+            name = f"{arm.get('name', '')}-eps{epsilon:g}".replace(".", "_")
+            found.append({**arm, "name": name, "privacy": {**privacy, "epsilon": epsilon}})
+    return found
+
+
 _SECTIONS: dict[str, type[Config]] = {
     "population": PopulationConfig,
     "participation": ParticipationConfig,
@@ -136,7 +154,8 @@ class ArmConfig(Config):
         method: what is fitted.
         population: who holds the data; federated methods only.
         participation: who answers in a round; federated methods only.
-        privacy: the guarantee that the arm must reach; None is no guarantee.
+        privacy: the guarantee that the arm must reach; None is no guarantee. A file may list several epsilons, and
+            has an arm for each then: see `each_epsilon`.
         tune: what the experiment's `[tune]` does otherwise for this arm.
     """
 

@@ -19,7 +19,7 @@ from fedrec.components import Config, build_config, check_spaces, parse_document
 from fedrec.data import DataConfig
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import EvaluationConfig
-from fedrec.experiment.arms import ArmConfig, Name
+from fedrec.experiment.arms import ArmConfig, Name, each_epsilon
 from fedrec.experiment.search import Search, TuneConfig
 from fedrec.experiment.tracking import TrackingConfig
 from fedrec.federated import EngineConfig
@@ -59,7 +59,8 @@ class ExperimentConfig(Config):
         tables = dict(document)
         arms = tables.get("arms")
         if isinstance(arms, Sequence) and all(isinstance(arm, Mapping) for arm in arms):
-            tables["arms"] = tuple(ArmConfig.read(arm, f"arms.{arm.get('name', n)}") for n, arm in enumerate(arms))
+            each = enumerate(each_epsilon(arms))
+            tables["arms"] = tuple(ArmConfig.read(arm, f"arms.{arm.get('name', n)}") for n, arm in each)
         return build_config(cls, tables, "")  # type: ignore[return-value]
 
     @pydantic.field_validator("seeds")

@@ -65,9 +65,24 @@ def test_quickstart_is_valid() -> None:
     assert config.seeds == (0, 1, 2)
 
 
+def test_a_list_of_epsilons_is_an_arm_for_each(tmp_path: Path) -> None:
+    arms = [arm("plain"), arm("private", privacy={"epsilon": [0.5, 8, 1.0], "delta": 1e-6})]
+    path = write_experiment(tmp_path, arms=arms)
+    config = read_config(path, ["arms.private.method.clip=3.0"])  # reaches all of them
+    assert [one.name for one in config.arms] == ["plain", "private-eps0_5", "private-eps8", "private-eps1"]
+    assert [one.privacy and one.privacy.epsilon for one in config.arms] == [None, 0.5, 8.0, 1.0]
+    assert all(one.privacy is None or one.privacy.delta == 1e-6 for one in config.arms)
+    assert [getattr(one.method.settings, "clip", None) for one in config.arms] == [10.0, 3.0, 3.0, 3.0]
+    assert ExperimentConfig.read(tomllib.loads(config.to_toml())) == config
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"arms": [arm("a", privacy={"epsilon": [1, -1]})]}, "arms.a-eps-1.privacy.epsilon = -1: must be above 0"),
+        ({"arms": [arm("a", privacy={"epsilon": [1, 1]})]}, "arms: two arms are named 'a-eps1' and 'a-eps1'"),
+        ({"arms": [arm("a", privacy={"epsilon": []})]}, "at least one [[arms]]"),
+        ({"arms": [arm("a", privacy={"epsilon": ["x"]})]}, "arms.a.privacy.epsilon"),
         ({"seedz": [1]}, "seedz: unknown key 'seedz'; did you mean 'seeds'?"),
         ({"seeds": []}, "seeds = []: an experiment needs at least one seed"),
         ({"seeds": [1, 1]}, "a seed occurs twice"),
