@@ -57,6 +57,26 @@ def test_products_alone_find_the_projector_of_the_gram_matrix(devices: Devices, 
     torch.testing.assert_close(first, second, rtol=0, atol=1e-9)
 
 
+def test_spectral_filters_the_head_as_a_catalogue_of_its_own(train: Interactions, devices: Devices) -> None:
+    counts = torch.from_numpy(train.item_degrees)
+    head = counts.sort(descending=True, stable=True).indices[:10].sort().values
+    matrix = torch.zeros(40, 25, dtype=torch.float64)
+    matrix[torch.from_numpy(train.user), torch.from_numpy(train.item)] = 1
+    own = matrix[:, head]
+    normalised = own / own.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+    basis = torch.linalg.eigh(normalised.T @ normalised).eigenvectors[:, -3:]
+    method = Spectral(SpectralConfig(factors=3, head=0.4))
+    scores = method.score(run(method, devices), devices.cohort(torch.arange(40)), State())
+    active = own.any(dim=1)
+    torch.testing.assert_close(scores[active][:, head], (own @ basis @ basis.T)[active])
+    rest = torch.ones(25, dtype=torch.bool)
+    rest[head] = False
+    assert bool((scores[:, rest].max(dim=1).values <= scores[:, head].min(dim=1).values).all())
+    assert [(release.query, release.share) for release in method.releases()] == [("count", 0.2), ("gram", 0.8)]
+    with pytest.raises(ValueError, match=r"head = 0.4 is a Gram release of equal weights alone"):
+        SpectralConfig(head=0.4, weight="degree")
+
+
 def test_spectral_scores_are_the_formula_of_gfcf(train: Interactions, devices: Devices) -> None:
     dense = torch.zeros(40, 25, dtype=torch.float64)
     dense[torch.from_numpy(train.user), torch.from_numpy(train.item)] = 1

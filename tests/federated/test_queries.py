@@ -208,6 +208,7 @@ def test_gram_asks_nothing_of_items_of_weight_zero(devices: Devices) -> None:
     clipped = engine.sum(Gram(weight, 0.0), round=1, clip=Clip(1.0)).sums["gram"]
     own = own / own.sum(dim=1, keepdim=True).clamp(min=1.0).sqrt()
     torch.testing.assert_close(clipped, own.T @ own)
+    torch.testing.assert_close(engine.sum(Gram(weight), round=1).sums["gram"], own.T @ own)
 
 
 def test_one_user_moves_a_clipped_gram_of_the_head_by_at_most_the_clip(devices: Devices) -> None:

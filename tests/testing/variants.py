@@ -14,6 +14,7 @@ FEDERATED: list[tuple[str, dict[str, Any]]] = [
     ("ials", TRAINED | {"rounds": 5, "frequency_power": 0.0}),
     ("spectral", {"factors": 8}),
     ("spectral", {"factors": 8, "weight": "degree", "linear": 0.3}),
+    ("spectral", {"factors": 4, "head": 0.5}),
     ("spectral", {"factors": 8, "release": "subspace", "iterations": 3}),
     ("fedmf", TRAINED | {"rounds": 8, "l2": 0.01}),
     ("fedmf", TRAINED | {"rounds": 8, "loss": "bce", "local_steps": 2, "item_rate": 0.1}),

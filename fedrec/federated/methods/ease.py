@@ -60,7 +60,7 @@ class EASEConfig(Config):
     count_clip: float = Field(1.0, gt=0)
     count_share: float = Field(0.05, gt=0, lt=1)
     clip: float = Field(1.0, gt=0)
-    noise_margin: float = Field(1.0, gt=0)
+    noise_margin: float = Field(1.5, gt=0)
     bulk: float = Field(0.3, ge=0, le=1)
     attributes: Columns = ()
     attribute_weight: float = Field(1.0, gt=0)

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedrec.components import Config
 from fedrec.errors import ConfigError
 from fedrec.federated.cohort import Cohort, State
+from fedrec.federated.head import histories, most_popular, over_catalogue
 from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
 from fedrec.federated.queries import Count, Gram, Subspace
 from fedrec.federated.query import Query
@@ -42,6 +43,8 @@ class SpectralConfig(Config):
         linear: weight of the linear filter beside the ideal one; the paper weighs the ideal one instead, by 1/linear.
             It needs the Gram matrix, which "subspace" and "lanczos" ask for in the last round, without its zeros: not
             under a guarantee.
+        head: share of the catalogue, its most popular part, whose items are related at all, by a Gram release; 1
+            relates all items. It takes the degree query, as a weight does.
         count_clip: norm that the degree query is clipped to under a guarantee.
         count_share: share of a guarantee's budget, in the first round, that the degree query takes.
     """
@@ -52,6 +55,7 @@ class SpectralConfig(Config):
     block: int = Field(64, ge=1)
     weight: Literal["none", "degree"] = "none"
     linear: float = Field(0.0, ge=0)
+    head: float = Field(1.0, gt=0, le=1)
     count_clip: float = Field(10.0, gt=0)
     count_share: float = Field(0.2, gt=0, lt=1)
 
@@ -67,6 +71,11 @@ class SpectralConfig(Config):
             raise ValueError(
                 f"factors = {self.factors} is more than block · iterations = {self.block * self.iterations} "
                 "directions; raise iterations"
+            )
+        if self.head < 1 and (self.release, self.weight, self.linear) != ("gram", "none", 0.0):
+            raise ValueError(
+                f"head = {self.head} is a Gram release of equal weights alone; leave out release, weight and linear, "
+                "or set head = 1"
             )
         return self
 
@@ -99,7 +108,7 @@ class Spectral:
                 "without its zeros, which noise cannot hide; under a guarantee set release = 'gram' or linear = 0"
             )
         releases: list[PlannedRelease] = []
-        if config.weight == "degree":
+        if config.weight == "degree" or config.head < 1:
             left -= config.count_share
             releases += [PlannedRelease(query="count", draws=1, clip=config.count_clip, share=config.count_share)]
         query = "gram" if config.release == "gram" else "subspace"
@@ -115,20 +124,22 @@ class Spectral:
         config = self.config
         width = config.block if config.release == "lanczos" else config.factors
         needed = width * (config.iterations if config.release == "lanczos" else 1)
-        if needed > federation.n_items:
+        size = round(config.head * federation.n_items)
+        if needed > size:
             what = "block · iterations" if config.release == "lanczos" else "factors"
-            raise ConfigError(
-                f"spectral: {what} = {needed} is more than the {federation.n_items} items of the catalogue; lower it"
-            )
+            raise ConfigError(f"spectral: {what} = {needed} is more than the {size} items of the catalogue; lower it")
         generator = federation.streams.generator("basis", federation.device)
         shape = (federation.n_items, width)
         basis = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
         weight = torch.ones(federation.n_items, dtype=federation.dtype, device=federation.device)
-        return {"weight": weight, "basis": torch.linalg.qr(basis).Q}
+        state = {"weight": weight, "basis": torch.linalg.qr(basis).Q}
+        return state if config.head == 1 else state | {"counts": torch.zeros_like(weight, dtype=torch.float64)}
 
     def round(self, state: Tensors, ask: Ask) -> Tensors:
         """The eigenspace from the Gram matrix, or one more product towards it."""
         weight = state["weight"]
+        if self.config.head < 1:
+            return self._of_head(weight, ask)
         if self.config.weight == "degree" and ask.round == 1:
             degrees = ask(Count(len(weight))).sums["count"].squeeze(1).to(weight.dtype)
             weight = degrees.clamp(min=1).rsqrt()
@@ -143,6 +154,15 @@ class Spectral:
         vectors = torch.linalg.eigh(gram.double()).eigenvectors
         state = {"weight": weight, "basis": vectors[:, -self.config.factors :].to(weight.dtype)}
         return state | {"gram": gram} if self.config.linear else state
+
+    def _of_head(self, weight: Tensor, ask: Ask) -> Tensors:
+        """The eigenspace of the most popular items, the others having weight 0 and no row in the basis."""
+        counts = ask(Count(len(weight))).sums["count"].squeeze(1)
+        head = most_popular(counts, round(self.config.head * len(weight)))
+        weight = torch.zeros_like(weight).index_fill(0, head, 1.0)
+        gram = ask(Gram(weight)).sums["gram"]
+        vectors = torch.linalg.eigh(gram.double()).eigenvectors
+        return {"weight": weight, "basis": vectors[:, -self.config.factors :].to(weight.dtype), "counts": counts}
 
     def _iterate(self, state: Tensors, weight: Tensor, ask: Ask) -> dict[str, Tensor]:
         """One more step of subspace iteration."""
@@ -164,6 +184,10 @@ class Spectral:
     def score(self, state: Tensors, cohort: Cohort, private: State) -> Tensor:
         """x_u (W V Vᵀ W⁻¹ + linear · M), [n, n_items]."""
         weight, basis = state["weight"], state["basis"]
+        if "counts" in state:
+            head = torch.nonzero(weight).flatten()
+            known = histories(cohort, head, weight.dtype)
+            return over_catalogue((known @ basis) @ basis.T, known, head, state["counts"])
         projection = cohort.sum_by_user(weight[cohort.items].unsqueeze(1) * basis[cohort.items])
         scores = (projection @ basis.T).div_(weight)
         if self.config.linear and "gram" in state:

@@ -32,7 +32,7 @@ class Gram(Query):
 
     Attributes:
         weight: [n_items] weight of each item, public or released before. The matrix is that of the m items whose weight
-            is not 0, in their order: of the others nothing is asked.
+            is not 0, in their order: of the others nothing is asked, and a history is what it has of those.
         activity_power: a user's history is divided by its number of items to this power. With weights of 1 the norm of
             c_u c_uᵀ is d_u^(1 − 2·activity_power): 1 at ½, and d_u at 0, where M counts who has both of two items.
         without_zeros: whether the sum may be a sparse tensor, for catalogues whose square does not fit into memory. A
@@ -62,11 +62,14 @@ class Gram(Query):
 
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """The outer product of each user's history with itself."""
-        entries, asked = history(cohort, self.weight, self.activity_power), self.weight != 0
+        asked = self.weight != 0
         if bool(asked.all()):
-            return {"gram": Outer(cohort.owner, cohort.items, entries)}, state
-        own, place = asked[cohort.items], asked.cumsum(0) - 1
-        return {"gram": Outer(cohort.owner[own], place[cohort.items[own]], entries[own])}, state
+            return {"gram": Outer(cohort.owner, cohort.items, history(cohort, self.weight, self.activity_power))}, state
+        own = asked[cohort.items]
+        owner, items = cohort.owner[own], cohort.items[own]
+        degrees = torch.bincount(owner, minlength=len(cohort)).clamp(min=1).to(self.weight.dtype)
+        entries = self.weight[items] * degrees.pow(-self.activity_power)[owner]
+        return {"gram": Outer(owner, asked.cumsum(0)[items] - 1, entries)}, state
 
 
 @allow("subspace")
