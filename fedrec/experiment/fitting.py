@@ -28,6 +28,9 @@ def build_arm(arm: ArmConfig, engine: EngineConfig) -> Recommender:
     if not arm.method.federated:
         central: Recommender = method
         return central
+    if engine.kind == "ray":
+        import fedrec.flower.rays  # noqa: F401 (it offers that engine, and takes a while to import)
+
     return FederatedRecommender(
         method,
         population=arm.population,

@@ -22,36 +22,44 @@ Values = Mapping[str, bool | float | int | str]
 HoldingOf = Callable[[Values, Values], Holding]
 """(the node's configuration, the run's) -> what that node holds."""
 
+_payloads = Payloads()  # what this process read last, for whichever of its nodes
 
-def client_app(holding_of: HoldingOf) -> ClientApp:
+
+def client_app(holding_of: HoldingOf, state_of: Callable[[Values], Path | None] | None = None) -> ClientApp:
     """The ClientApp of nodes that hold what a function says.
 
-    A node's private state is in the folder that its operator named as `state` in the node's configuration, or else in
-    the context. `largest` there bounds the bytes of a message that are read.
+    A node's private state is in a folder, or else in the context. `largest` in the node's configuration bounds the
+    bytes of a message that are read.
 
     Args:
         holding_of: is called for each message, and had better remember what it read.
+        state_of: the node's configuration -> the folder; None is the one that its operator named as `state`.
     """
+    node = partial(_node, holding_of, state_of or _named)
     app = ClientApp()
-    payloads = Payloads()
-
-    def node(context: Context) -> Node:
-        config = context.node_config
-        folder = config.get("state")
-        store: Store = FolderStore(Path(str(folder))) if folder is not None else ContextStore(context)
-        return Node(
-            partial(holding_of, config, context.run_config),
-            store,
-            payloads,
-            largest=int(config.get("largest", LARGEST)),
-        )
-
-    def greet(message: Message, context: Context) -> Message:
-        return Message(node(context).greet(message.content), reply_to=message)
-
-    def answer(message: Message, context: Context) -> Message:
-        return Message(node(context).answer(message.content), reply_to=message)
-
-    app.query("greet")(greet)
-    app.query("sum")(answer)
+    app.query("greet")(partial(_greet, node))
+    app.query("sum")(partial(_answer, node))
     return app
+
+
+# Ray sends the app to another process with every message. What it names by module is not sent, but found there.
+
+
+def _named(config: Values) -> Path | None:
+    return Path(str(config["state"])) if "state" in config else None
+
+
+def _node(holding_of: HoldingOf, state_of: Callable[[Values], Path | None], context: Context) -> Node:
+    config = context.node_config
+    folder = state_of(config)
+    store: Store = ContextStore(context) if folder is None else FolderStore(folder)
+    holding = partial(holding_of, config, context.run_config)
+    return Node(holding, store, _payloads, largest=int(config.get("largest", LARGEST)))
+
+
+def _greet(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
+    return Message(node(context).greet(message.content), reply_to=message)
+
+
+def _answer(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
+    return Message(node(context).answer(message.content), reply_to=message)

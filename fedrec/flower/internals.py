@@ -5,8 +5,18 @@ Checked with Flower 1.41.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import os
+from collections.abc import Mapping
+
 from flwr.app import Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.simulation import run_simulation
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedrec.errors import ConfigError
 
 CHECKED_WITH = "1.41"
 """The version of Flower that the tests of this module passed with."""
@@ -23,3 +33,21 @@ def stand_in_for_a_task() -> None:
     for name in ("_task_id", "_run_id", "_node_id"):
         if getattr(TaskIdentity, name) is None:
             setattr(TaskIdentity, name, 1)
+
+
+def run_on_ray(server: ServerApp, client: ClientApp, nodes: int, backend: Mapping[str, Mapping[str, object]]) -> None:
+    """Flower's simulation from Python, which Flower would rather have started by `flwr run`.
+
+    Raises:
+        ConfigError: if Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("engine.kind = 'ray' and Ray is not installed; install fedrec[ray]")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns that it will be so
+    flower = logging.getLogger("flwr")
+    level = flower.level
+    flower.setLevel(logging.ERROR)  # it says at length that `run_simulation` is deprecated
+    try:
+        run_simulation(server, client, num_supernodes=nodes, backend_config={**backend})
+    finally:
+        flower.setLevel(level)
