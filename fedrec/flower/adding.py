@@ -1,8 +1,8 @@
 """Adding up what nodes answer as it arrives, so that it makes no difference who comes first.
 
 The usual sum of floats depends on their order. A compensated one keeps what each addition rounds away (TwoSum, Knuth
-1998, as Neumaier 1974 uses it) and gives it back at the end: its error is that of arithmetic in twice the precision, so
-that two orders give the same table but where the exact sum lies within some 2^-100 of the middle of two numbers.
+1998, as Neumaier 1974 uses it) and gives it back at the end. Its error is some 2^-100 of the sum of absolute values, so
+that two orders give the same bits unless almost all of it cancels.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SparseSum:
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self._shape = shape
-        self._sum = torch.sparse_coo_tensor(torch.empty(2, 0, dtype=torch.int64), torch.empty(0).double(), shape)
+        self._sum = _sparse(torch.empty(2, 0, dtype=torch.int64), torch.empty(0, dtype=torch.float64), shape)
 
     def add(self, part: Part) -> None:
         """Add a node's share."""
@@ -69,16 +69,20 @@ class SparseSum:
             found = part.value.double().to_sparse()
         elif part.value.shape[1] == 1:
             places = torch.stack([part.index // width, part.index % width])
-            found = torch.sparse_coo_tensor(places, part.value.double().squeeze(1), self._shape)
+            found = _sparse(places, part.value.double().squeeze(1), self._shape)
         else:
             row, column = torch.nonzero(part.value, as_tuple=True)
             places = torch.stack([part.index[row], column])
-            found = torch.sparse_coo_tensor(places, part.value[row, column].double(), self._shape)
+            found = _sparse(places, part.value[row, column].double(), self._shape)
         self._sum = (self._sum + found).coalesce()
 
     def total(self) -> Tensor:
         """The sum, a coalesced sparse float64 tensor."""
         return self._sum.coalesce()
+
+
+def _sparse(places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    return torch.sparse_coo_tensor(places, values, shape, check_invariants=False)  # `records` has looked at the places
 
 
 def empty_sums(query: Query, *, clipped: bool) -> Mapping[str, CompensatedSum | SparseSum]:

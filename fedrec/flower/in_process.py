@@ -31,6 +31,9 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed
         configs: node id -> its configuration, as an operator would give it to a SuperNode.
         run_config: of the run.
         look: is shown every message and every reply.
+
+    Attributes:
+        away: nodes that do not answer at present.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed
         self._numbers = itertools.count(1)
         self._waiting: dict[str, Message] = {}
         self._look = look
+        self.away: set[int] = set()
 
     @property
     def run(self) -> NoReturn:
@@ -86,8 +90,11 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed
 
     def _deliver(self, number: str, message: Message) -> Message:
         self._look(number_message(message, number))
-        context = self._contexts[message.metadata.dst_node_id]
+        node = message.metadata.dst_node_id
+        context = self._contexts[node]
         try:
+            if node in self.away:
+                raise ConnectionError(f"node {node} is away")
             reply = self._app(message, context)
         except Exception as error:  # as a SuperNode does, whatever an app raises
             reply = Message(Error(code=0, reason=f"{type(error).__name__}: {error}"), reply_to=message)

@@ -1,0 +1,266 @@
+"""An experiment over nodes that hold shards: the run's numbers, what its messages hold, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tomli_w
+import torch
+from flwr.app import ConfigRecord, Message
+from safetensors.torch import load_file
+
+from fedrec.data import DataConfig, load_interactions, load_split, shard
+from fedrec.errors import ConfigError, RunError
+from fedrec.experiment import ExperimentConfig, run
+from fedrec.experiment.deployed import run_deployed
+from fedrec.federated.query import QUERIES
+from fedrec.flower import InProcessGrid
+from fedrec.flower.client import Values
+from fedrec.flower.node_app import client, data_of, holding
+from fedrec.flower.records import tensors
+from tests.experiment.tiny import experiment, write_ratings
+
+Own = dict[str, bool | float | int | str]
+
+
+def document(ratings: Path, **changes: Any) -> dict[str, Any]:
+    settings = experiment(ratings, seeds=[3], engine={"kind": "flower", "nodes": 3, "precision": "float64"}, **changes)
+    settings["arms"].append(
+        {
+            "name": "dp-training",
+            "method": {"kind": "ego-lightgcn", "dim": 4, "rounds": 3, "stopping": {"patience": 0}},
+            "privacy": {"epsilon": 8.0, "delta": 1e-3},
+            "participation": {"rate": 0.8},
+        }
+    )
+    return settings
+
+
+class Federation:
+    """Three nodes with a shard each, and what they are sent and send."""
+
+    def __init__(self, folder: Path, nodes: int = 3, **changes: Any) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.document = document(write_ratings(folder / "ratings.csv"), **changes)
+        self.config = ExperimentConfig.read(self.document)
+        self.interactions, _ = load_interactions(self.config.data)
+        self.shards = shard(self.interactions, nodes, folder / "shards")
+        self.messages: list[Message] = []
+        self.text = tomli_w.dumps(self.document)
+        catalogue = str(folder / "shards" / "catalogue.parquet")
+        configs: dict[int, Own] = {
+            number: {"data": str(data), "catalogue": catalogue, "state": str(folder / f"state-{number}")}
+            for number, data in enumerate(self.shards, start=1)
+        }
+        run_config: Own = {"experiment": self.text}
+        self.grid = InProcessGrid(client, configs, run_config=run_config, look=self.messages.append)
+
+    def deployed(self, name: str = "deployed") -> Path:
+        return run_deployed(self.config, self.grid, self.folder / name)
+
+
+def table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False).set_index(["arm", "seed", "split", "metric", "group"])["value"]
+
+
+def test_the_run_is_that_of_all_data_in_one_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    federation = Federation(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        deployed = federation.deployed()
+    local_config = ExperimentConfig.read({**federation.document, "engine": {"precision": "float64"}})
+    local = run(local_config, tmp_path / "local")
+    found, expected = table(deployed / "metrics.csv"), table(local / "metrics.csv")
+    assert {arm for arm, *_ in found.index} == {"popularity", "federated", "private", "dp-training"}
+    assert "arms.central: method 'lightgcn' is trained where all data are" in caplog.text
+    assert json.loads((deployed / "manifest.json").read_text())["left_out"] == ["central"]
+    both = found.index.intersection(expected.index)
+    assert len(both) >= 4 * 16
+    assert (found[both] - expected[both]).abs().max() < 1e-9
+    for arm in ("popularity", "federated", "private", "dp-training"):
+        one, other = (load_file(run / "arms" / arm / "seed-3" / "model.safetensors") for run in (deployed, local))
+        for name, tensor in one.items():
+            same = other[f"server/{name}"]
+            if name == "basis":  # of a subspace, which any basis of it stands for
+                tensor, same = tensor @ tensor.T, same @ same.T
+            assert (tensor.double() - same.double()).abs().max() < 1e-9
+    guarantees = [
+        json.loads((run / "summary.json").read_text())["arms"]["dp-training"]["guarantee"] for run in (deployed, local)
+    ]
+    assert guarantees[0]["epsilon"] == guarantees[1]["epsilon"]
+
+
+def test_the_history_says_what_a_server_knows(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    rows = pd.read_csv(federation.deployed() / "history.csv")
+    assert set(rows["disclosure"]) == {"server"}
+    first = rows[(rows["arm"] == "federated") & (rows["round"] == 2)].set_index("name")["value"]
+    assert (first["nodes"], first["failures"]) == (3, 0)
+    assert first["mb_up"] > 0
+    assert first["mb_down"] > 0
+    assert 0 <= first["validation"] <= 1
+    assert "answered" not in set(rows["name"])  # a deployment tells nobody how many users took part
+
+
+def walked(message: Message) -> Iterator[tuple[str, str, object]]:
+    """Every field of a message's content, as (record, field, value)."""
+    for record, content in message.content.items():
+        for name, value in content.items():
+            yield record, name, value
+
+
+def test_nothing_but_queries_sums_counts_and_the_guarantees_numbers_is_in_a_message(tmp_path: Path) -> None:
+    """Of every message of a run of four arms, and no id, key or history of a user is anywhere in them."""
+    federation = Federation(tmp_path)
+    federation.deployed()
+    asked: dict[str, Any] = {}
+    keys = set(federation.interactions.users.keys.tolist())
+    histories = [row.tolist() for row in torch.split(*_histories(federation))]
+    answers = 0
+    for message in federation.messages:
+        assert message.metadata.message_type in ("query.greet", "query.sum")
+        records = dict(message.content)
+        answering = message.metadata.reply_to_message_id
+        if message.metadata.message_type == "query.greet":
+            fields = {"version", "users", "items", "catalogue", "parts"} if answering else {"version"}
+            assert {name: set(content) for name, content in records.items()} == {"greeting": fields}
+        elif not answering:
+            assert set(records) == {"query", "settings", "broadcast", "request"}
+            kind = records["query"]["kind"]
+            query = QUERIES[kind].build(tensors(records["broadcast"]), dict(records["settings"]))
+            asked[message.metadata.message_id] = query
+            assert set(records["request"]) == {
+                *("version", "session", "attempt", "seed", "round", "phase", "base_round", "base_phase", "keep"),
+                *("participation", "randomness", "clip"),
+            }
+        else:
+            answers += 1
+            assert set(records) == {"answer", "sums", "counts"}
+            query = asked[answering]
+            assert {name.partition("/")[0] for name in records["sums"]} == set(query.tables)
+            assert set(records["counts"]) == {"answered", "clipped", "delayed", "late", "refused"}
+            assert set(records["answer"]) == {"version", "kind", "round", "phase", "attempt"}
+        for record, name, value in walked(message):
+            if isinstance(records[record], ConfigRecord):
+                assert isinstance(value, int | float | str)
+                assert not isinstance(value, str) or not any(
+                    user in value for user in federation.interactions.users.ids
+                )
+            else:
+                numbers = tensors(records[record])[name].flatten()
+                assert keys.isdisjoint(numbers.tolist())
+                assert numbers.long().tolist() not in histories
+    assert answers > 3 * 10
+
+
+def _histories(federation: Federation) -> tuple[torch.Tensor, list[int]]:
+    indptr, items = load_split(federation.config.data, 3).split.train.csr
+    return items, indptr.diff().tolist()
+
+
+class _DiesAfter(InProcessGrid):
+    """A grid whose server is killed after some messages."""
+
+    left = 10**9
+
+    def push_messages(self, messages: Any) -> Any:
+        found = list(messages)
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().push_messages(found)
+
+
+@pytest.mark.parametrize("after", [3, 8, 14, 20])
+def test_a_server_that_was_killed_goes_on_with_the_same_bytes(tmp_path: Path, after: int) -> None:
+    expected = Federation(tmp_path / "whole").deployed()
+    killed = Federation(tmp_path / "killed")
+    killed.grid.__class__ = _DiesAfter
+    killed.grid.left = after
+    with pytest.raises(KeyboardInterrupt):
+        killed.deployed()
+    killed.grid.left = 10**9
+    finished = killed.deployed()
+    assert (finished / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
+    assert json.loads((finished / "manifest.json").read_text())["resumed_at"]
+    with pytest.raises(RunError, match="holds a finished run"):
+        killed.deployed()
+
+
+def test_what_goes_on_must_be_what_began(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    federation.grid.__class__ = _DiesAfter
+    federation.grid.left = 5
+    with pytest.raises(KeyboardInterrupt):
+        federation.deployed()
+    federation.grid.left = 10**9
+    other = federation.config.model_copy(update={"seeds": (4,)})
+    with pytest.raises(RunError, match="the configuration changed since the run began"):
+        run_deployed(other, federation.grid, tmp_path / "deployed")
+    federation.grid._contexts.pop(3)
+    fewer = federation.config.model_copy(update={"engine": federation.config.engine.model_copy(update={"nodes": 2})})
+    with pytest.raises(RunError, match="changed since the run began"):
+        run_deployed(fewer, federation.grid, tmp_path / "deployed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"arms": [{"name": "central", "method": {"kind": "lightgcn"}}]}, "none is federated"),
+        ({"tune": {"trials": 1, "unpaid": True}}, r"tune elsewhere, and run RUN/tuned\.toml here"),
+        (
+            {
+                "arms": [
+                    {
+                        "name": "silos",
+                        "method": {"kind": "popularity"},
+                        "population": {"kind": "silos", "silos": 2},
+                    }
+                ]
+            },
+            "nodes cannot tell who is in which silo",
+        ),
+    ],
+)
+def test_what_nodes_cannot_do_is_refused_before_anything_is_written(
+    tmp_path: Path, changes: Mapping[str, Any], reason: str
+) -> None:
+    settings = {**document(write_ratings(tmp_path / "ratings.csv")), **changes}
+    with pytest.raises(ConfigError, match=reason):
+        run_deployed(ExperimentConfig.read(settings), InProcessGrid(client, {}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_node_imports_nothing_that_the_experiment_names(tmp_path: Path) -> None:
+    """`data_of` looks at the data alone; an arm's own module is the server's business."""
+    text = 'seeds = [1]\n[data]\nname = "synthetic"\n[[arms]]\nmethod = { kind = "no_such_module:Evil" }\n'
+    config, seed = data_of({"experiment": text, "set": "data.split.kind=ratio; seeds=[2]"})
+    assert (config, seed) == (DataConfig.model_validate({"name": "synthetic", "split": {"kind": "ratio"}}), 2)
+    with pytest.raises(ConfigError, match="has no experiment"):
+        data_of({})
+    with pytest.raises(ConfigError, match=r"no \[data\] section"):
+        data_of({"experiment": "seeds = [1]"})
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [({}, "names no data"), ({"data": "somewhere"}, "no `catalogue`")],
+)
+def test_a_node_says_what_its_operator_left_out(told: Values, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        holding(told, {"experiment": 'seeds = [1]\n[data]\nname = "synthetic"\n'})
+
+
+def test_nodes_of_a_simulation_take_their_shares() -> None:
+    run_config: Values = {"experiment": 'seeds = [1]\n[data]\nname = "synthetic"\n'}
+    found = [holding({"partition-id": n, "num-partitions": 3}, run_config).devices for n in range(3)]
+    split = load_split(DataConfig(name="synthetic"), 1).split
+    keys = torch.cat([part.keys for part in found])
+    assert sorted(keys.tolist()) == sorted(split.train.users.keys.tolist())
+    assert max(map(len, found)) - min(map(len, found)) <= 1
