@@ -66,7 +66,7 @@ class Federation:
         return run_deployed(self.config, self.grid, self.folder / name)
 
 
-def table(path: Path) -> pd.DataFrame:
+def table(path: Path) -> pd.Series[float]:
     return pd.read_csv(path, keep_default_na=False).set_index(["arm", "seed", "split", "metric", "group"])["value"]
 
 
