@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -111,16 +111,7 @@ class ServerNoise:
                 if asked.correlate is not None and name != BIT:
                     noise = asked.correlate(name, noise)
                 sums[name] = symmetrised(total, symmetric) + noise.to(total.device)
-        return Totals(
-            sums,
-            totals.answered,
-            totals.clipped,
-            totals.refused,
-            totals.bytes_up,
-            totals.bytes_down,
-            totals.delayed,
-            noised=True,
-        )
+        return replace(totals, sums=sums, noised=True)
 
 
 def symmetrised(total: Tensor, symmetric: bool) -> Tensor:

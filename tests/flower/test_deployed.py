@@ -177,7 +177,7 @@ class _DiesAfter(InProcessGrid):
         return super().push_messages(found)
 
 
-@pytest.mark.parametrize("after", [3, 8, 14, 20])
+@pytest.mark.parametrize("after", [5, 14])
 def test_a_server_that_was_killed_goes_on_with_the_same_bytes(tmp_path: Path, after: int) -> None:
     expected = Federation(tmp_path / "whole").deployed()
     killed = Federation(tmp_path / "killed")
