@@ -154,14 +154,15 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 
 def _enter(table: Any, name: str, override: str) -> Any:
-    """The table of that name within a table, made if it is new, or the arm of that name in the list of arms."""
+    """The table of that name within a table, made if it is new, or within a list of arms or attacks."""
     if isinstance(table, dict):
         return table.setdefault(name, {})
     if isinstance(table, list):
-        arms = {str(arm["name"]): arm for arm in table if isinstance(arm, dict) and "name" in arm}
-        if name in arms:
-            return arms[name]
-        raise ConfigError(f"--set {override}: there is no arm '{name}'; {did_you_mean(name, arms)}")
+        entries = {str(entry.get("name", entry.get("kind"))): entry for entry in table if isinstance(entry, dict)}
+        if name in entries:
+            return entries[name]
+        sort = override.partition(".")[0].strip().removesuffix("s")  # an arm or an attack
+        raise ConfigError(f"--set {override}: there is no {sort} '{name}'; {did_you_mean(name, entries)}")
     raise ConfigError(f"--set {override}: there is no table to hold '{name}'; shorten the key")
 
 

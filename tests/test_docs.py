@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from fedrec.attacks import ATTACKS
 from fedrec.components import check_spaces
 from fedrec.experiment import read_config
 from fedrec.federated import QUERIES, Devices, LocalEngine
 from fedrec.streams import Streams
 from fedrec.testing import CHECKS
+from tests.attacks import planted
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,6 +96,25 @@ def test_toml_is_valid(document: str, tmp_path: Path, monkeypatch: pytest.Monkey
         path = tmp_path / "experiment.toml"
         path.write_text(whole)
         assert read_config(path).arms
+
+
+def test_the_example_attack_is_part_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks("docs/attacks.md", "python")
+    module = ModuleType("my_attacks")
+    execute(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, "my_attacks", module)
+    shown, own = blocks("docs/attacks.md", "toml")
+    path = tmp_path / "experiment.toml"
+    path.write_text(f'name = "x"\nseeds = [0]\ndata.name = "ml-100k"\n{shown}\n{own}')
+    assert [attack.name for attack in read_config(path).attacks] == ["history", "gender", "audit", "Activity"]
+    attack = module.Activity(module.ActivityConfig(sums=(1,), trials=30))
+    found = attack.run(planted.target("popularity", {}, planted.interactions(30, 40, 5)))
+    assert [finding.value for finding in found] == [0.5]  # all are equally active
+
+
+def test_the_attacks_of_the_table_are_those_there_are() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/attacks.md").read_text(), flags=re.MULTILINE)
+    assert {kind for kind in rows if kind in ATTACKS} == set(ATTACKS)
 
 
 def test_links_lead_somewhere() -> None:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fedrec.components import Config, Registry
 from fedrec.data import Interactions
-from fedrec.errors import ConfigError
-from fedrec.federated import FederatedMethod, FederatedRecommender, Federation
+from fedrec.federated import FederatedMethod, FederatedRecommender, Federation, Query
 from fedrec.privacy import Schedule
 from fedrec.streams import Streams
 
@@ -88,6 +87,12 @@ class Target:
         privacy, schedule = self.recommender.privacy, self.schedule
         return {} if privacy is None or schedule is None else privacy.noise_multipliers(schedule)
 
+    @property
+    def memory(self) -> Query | None:
+        """The query of the first round whose private state scoring reads, which is what an arm trains by."""
+        state = self.method.start(self.federation(self.train.n_users, self.train.n_items))
+        return self.method.memory(state)
+
     def federation(self, n_users: int, n_items: int) -> Federation:
         """What is public, with so many users and items."""
         return Federation(n_users, n_items, self.streams, self.recommender.engine.dtype)
@@ -98,25 +103,20 @@ class Attack(Protocol):
 
     Attributes:
         config_class: the pydantic model of its settings, which the constructor takes.
-        private_only: whether it is one on a guarantee, and an arm without has nothing to attack.
     """
 
     config_class: ClassVar[type[Config]]
-    private_only: ClassVar[bool]
 
-    def run(self, target: Target) -> list[Finding]:
-        """Attack an arm.
+    def check(self, target: Target) -> None:
+        """Whether it can attack an arm, as far as can be said before anything is played.
 
         Raises:
-            ConfigError: if the arm is not one that it can attack.
+            ConfigError: if it cannot; naming the setting, its value and the remedy.
         """
+
+    def run(self, target: Target) -> list[Finding]:
+        """Attack an arm."""
 
 
 ATTACKS: Registry[Attack] = Registry("attack")
 """The attacks, by kind."""
-
-
-def require_guarantee(target: Target, attack: str) -> None:
-    """Raise a ConfigError if the arm has no guarantee for an attack to hold it to."""
-    if target.recommender.privacy is None:
-        raise ConfigError(f"attack '{attack}' tests a guarantee, and the arm has none; give it a privacy section")

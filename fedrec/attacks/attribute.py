@@ -19,7 +19,7 @@ from torch import Tensor
 from fedrec.attacks.attack import ATTACKS, Finding, Target
 from fedrec.attacks.history import history_scores
 from fedrec.attacks.interaction import auc_with_error
-from fedrec.attacks.observation import Observed, case_of, observe
+from fedrec.attacks.observation import Observed, case_of, check_watchable, observe
 from fedrec.components import Config
 from fedrec.errors import ConfigError, did_you_mean
 
@@ -49,10 +49,14 @@ class Attribute:
     """What attribute does a user have?"""
 
     config_class: ClassVar[type[Config]] = AttributeConfig
-    private_only: ClassVar[bool] = False
 
     def __init__(self, config: AttributeConfig) -> None:
         self.config = config
+
+    def check(self, target: Target) -> None:
+        """The arm must have the users, and they the attribute."""
+        check_watchable(target, self.config.sums, self.config.rounds)
+        _labels(target, self.config.attribute)
 
     def run(self, target: Target) -> list[Finding]:
         """AUC of the classifier on users whose attribute it was not told; chance is .5."""

@@ -13,11 +13,12 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from fedrec.attacks.attack import ATTACKS, Finding, Target, require_guarantee
+from fedrec.attacks.attack import ATTACKS, Finding, Target
 from fedrec.attacks.bounds import best_one_run_bound, gaussian_epsilon
 from fedrec.attacks.canaries import Scores, play
 from fedrec.attacks.defects import Defect
 from fedrec.components import Config
+from fedrec.errors import ConfigError
 
 
 class AuditConfig(Config):
@@ -68,10 +69,14 @@ class Audit:
     """Plants canaries and bounds ε from below."""
 
     config_class: ClassVar[type[Config]] = AuditConfig
-    private_only: ClassVar[bool] = True
 
     def __init__(self, config: AuditConfig) -> None:
         self.config = config
+
+    def check(self, target: Target) -> None:
+        """The arm must have a guarantee to be held to."""
+        if target.recommender.privacy is None:
+            raise ConfigError("attack 'audit' tests a guarantee, and the arm has none; give it a privacy section")
 
     def run(self, target: Target) -> list[Finding]:
         """One audit for each defect: the claim, the bound, and how it came about."""
@@ -93,7 +98,7 @@ class Audit:
         Raises:
             ConfigError: if it has no guarantee.
         """
-        require_guarantee(target, "audit")
+        self.check(target)
         schedule, privacy, config = target.schedule, target.recommender.privacy, self.config
         assert schedule is not None
         assert privacy is not None

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from fedrec.attacks.attack import ATTACKS, Finding, Target
-from fedrec.attacks.observation import Observed, case_of, observe
+from fedrec.attacks.observation import Observed, case_of, check_watchable, observe
 from fedrec.components import Config
 from fedrec.errors import DataError
 
@@ -101,10 +101,13 @@ class History:
     """Which items does a user have?"""
 
     config_class: ClassVar[type[Config]] = HistoryConfig
-    private_only: ClassVar[bool] = False
 
     def __init__(self, config: HistoryConfig) -> None:
         self.config = config
+
+    def check(self, target: Target) -> None:
+        """The arm must have the rounds and the users."""
+        check_watchable(target, self.config.sums, self.config.rounds, self.config.after)
 
     def run(self, target: Target) -> list[Finding]:
         """AUC and share of the history that is read, of users in the sum; chance is what it says of others."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedrec.attacks.attack import ATTACKS, Finding, Target
 from fedrec.attacks.history import history_scores
-from fedrec.attacks.observation import Observed, case_of, observe
+from fedrec.attacks.observation import Observed, case_of, check_watchable, observe
 from fedrec.components import Config
 from fedrec.data import Interactions
 
@@ -42,10 +42,13 @@ class Interaction:
     """Does a user have an item?"""
 
     config_class: ClassVar[type[Config]] = InteractionConfig
-    private_only: ClassVar[bool] = False
 
     def __init__(self, config: InteractionConfig) -> None:
         self.config = config
+
+    def check(self, target: Target) -> None:
+        """The arm must have the users."""
+        check_watchable(target, self.config.sums)
 
     def run(self, target: Target) -> list[Finding]:
         """The stranger's share of right answers, with that about users who are not there; the insider's AUC."""

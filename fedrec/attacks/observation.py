@@ -92,6 +92,21 @@ def case_of(size: int) -> str:
     return "one answer" if size == 1 else f"sum of {size}"
 
 
+def check_watchable(target: Target, sums: Sequence[int], rounds: int = 1, after: int = 0) -> None:
+    """Whether an arm has as many rounds, and as many users beside one, as an attack is to watch.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    if after + rounds > target.method.rounds:
+        raise ConfigError(f"after = {after}, rounds = {rounds}: the arm has {target.method.rounds} rounds; lower them")
+    for size in sums:
+        if not 1 <= size < target.train.n_users:
+            raise ConfigError(
+                f"sums = {size}: a sum is of at least 1 user and leaves one of {target.train.n_users} out; correct it"
+            )
+
+
 class _SeenEnough(Exception):  # noqa: N818 (it says what happened, and is no mistake)
     """All rounds that are watched are over."""
 
@@ -198,8 +213,7 @@ def observe(
     Raises:
         ConfigError: if the arm has not as many rounds, or asks no such query.
     """
-    if after + rounds > target.method.rounds:
-        raise ConfigError(f"after = {after}, rounds = {rounds}: the arm has {target.method.rounds} rounds; lower them")
+    check_watchable(target, (), rounds, after)
     people = devices or Devices.of(target.train)
     local = LocalEngine(people, target.streams, target.recommender.participation, threads=1)
     engine: Engine = local

@@ -68,13 +68,24 @@ class Poisoning:
     """Can fake clients promote an item?"""
 
     config_class: ClassVar[type[Config]] = PoisoningConfig
-    private_only: ClassVar[bool] = False
 
     def __init__(self, config: PoisoningConfig) -> None:
         self.config = config
 
+    def check(self, target: Target) -> None:
+        """The arm must train an item table by its changes, and have items to promote."""
+        draw_targets(target, self.config.targets)
+        query = target.memory
+        items = None if query is None else query.broadcast.get("items")
+        if query is None or items is None or dict(query.tables) != {"items": tuple(items.shape)}:
+            raise ConfigError(
+                "attack 'poisoning' pushes a row of an item table that is trained by its changes; name arms of "
+                "ego-lightgcn or fedmf in `on`"
+            )
+
     def run(self, target: Target) -> list[Finding]:
         """Exposure of the targets with the attack, beside that without, and what the defence costs without it."""
+        self.check(target)
         promoted = draw_targets(target, self.config.targets)
         private = target.recommender.privacy is not None
         defences: tuple[Defence, ...] = ("none",) if private else self.config.defences
@@ -86,11 +97,10 @@ class Poisoning:
             found = [self._play(target, defence, item) for item in promoted]
             after = [exposure(lists, item, target) for (lists, _), item in zip(found, promoted, strict=True)]
             k = self.config.k
-            findings += [
-                Finding.mean(case, f"exposure@{k}", after, sum(before) / len(before)),
-                Finding.mean(case, f"hit-rate@{k}-attacked", [rate for _, rate in found]),
-                Finding(case, f"hit-rate@{k}-unattacked", hit_rate, trials=1),
-            ]
+            findings.append(Finding.mean(case, f"exposure@{k}", after, sum(before) / len(before)))
+            if len(target.valid.user):
+                findings.append(Finding(case, f"hit-rate@{k}", hit_rate, trials=1))
+                findings.append(Finding.mean(case, f"hit-rate@{k}-attacked", [rate for _, rate in found]))
         return findings
 
     def _play(self, target: Target, defence: Defence, promoted: int | None) -> tuple[Tensor, float]:
@@ -176,18 +186,8 @@ class _Fakes:
     boost: float
 
     def answer(self, query: Query, length: float) -> Rows:
-        """One fake answer.
-
-        Raises:
-            ConfigError: if the query is not about changes of an item table.
-        """
-        items = query.broadcast.get("items")
-        if items is None or dict(query.tables) != {"items": tuple(items.shape)}:
-            raise ConfigError(
-                f"attack 'poisoning' pushes rows of an item table, and '{query.kind}' asks for something else; name "
-                "arms of ego-lightgcn, fedmf or fcf in `on`"
-            )
-        aim = F.normalize(items[self.popular].mean(dim=0), dim=0)
+        """One fake answer."""
+        aim = F.normalize(query.broadcast["items"][self.popular].mean(dim=0), dim=0)
         value = self.boost * length * aim
         return Rows(torch.zeros(1, dtype=torch.int64), torch.tensor([self.item]), value.unsqueeze(0))
 

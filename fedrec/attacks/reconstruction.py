@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fedrec.attacks.attack import ATTACKS, Finding, Target
 from fedrec.attacks.history import area_under_curve, share_read
-from fedrec.attacks.observation import case_of, observe
+from fedrec.attacks.observation import case_of, check_watchable, observe
 from fedrec.components import Config
+from fedrec.errors import ConfigError
 from fedrec.federated.queries import LocalTraining
 
 _NEVER = -4.0  # the logit that a membership starts from: few items are a user's own
@@ -50,10 +51,15 @@ class Reconstruction:
     """What history explains an answer to local training?"""
 
     config_class: ClassVar[type[Config]] = ReconstructionConfig
-    private_only: ClassVar[bool] = False
 
     def __init__(self, config: ReconstructionConfig) -> None:
         self.config = config
+
+    def check(self, target: Target) -> None:
+        """The arm must have the rounds and the users, and train locally."""
+        check_watchable(target, self.config.sums, after=self.config.after)
+        if not isinstance(target.memory, LocalTraining):
+            raise ConfigError("attack 'reconstruction' matches local training steps; name arms of ego-lightgcn in `on`")
 
     def run(self, target: Target) -> list[Finding]:
         """AUC and share read, as `History` has them."""

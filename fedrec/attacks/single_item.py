@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedrec.attacks.attack import ATTACKS, Finding, Target
-from fedrec.attacks.observation import Observed, case_of, observe
+from fedrec.attacks.observation import Observed, case_of, check_watchable, observe
 from fedrec.components import Config
 from fedrec.errors import ConfigError
 from fedrec.federated import Devices
@@ -42,22 +42,26 @@ class SingleItem:
     """Which item does a newcomer with one interaction have?"""
 
     config_class: ClassVar[type[Config]] = SingleItemConfig
-    private_only: ClassVar[bool] = False
 
     def __init__(self, config: SingleItemConfig) -> None:
         self.config = config
 
-    def run(self, target: Target) -> list[Finding]:
-        """The share of newcomers whose item is guessed first; chance is one item of the catalogue."""
+    def check(self, target: Target) -> None:
+        """The arm must pass vectors on, twice, over everybody."""
         method = target.method
         if not isinstance(method, ExactLightGCN) or method.config.layers < 2:
             raise ConfigError("attack 'single-item' is on exact-lightgcn of two layers or more; name such arms in `on`")
+        if target.recommender.participation.rate < 1:
+            raise ConfigError("attack 'single-item' needs everybody's answer; set the arm's participation.rate = 1")
+        check_watchable(target, self.config.sums)
+
+    def run(self, target: Target) -> list[Finding]:
+        """The share of newcomers whose item is guessed first; chance is one item of the catalogue."""
+        self.check(target)
         passes, counts, items = self._observed(target)
         people, newcomers = len(passes.users) - self.config.trials, self.config.trials
         findings = []
         for size in self.config.sums:
-            if size > people:
-                raise ConfigError(f"sums = {size}: {people} users answered beside the newcomers; take smaller sums")
             generator = target.streams.generator(f"attack/single-item/{size}")
             hits = []
             for newcomer in range(newcomers):
@@ -75,8 +79,6 @@ class SingleItem:
         devices = with_newcomers(target, self.config.trials)
         first, second, counts = (Propagate.kind, 0), (Propagate.kind, 1), (Count.kind, 0)
         count, start, passes = observe(target, counts, first, second, devices=devices)
-        if len(passes.users) < len(devices):
-            raise ConfigError("attack 'single-item' needs everybody's answer; set the arm's participation.rate = 1")
         assert isinstance(start.query, Propagate)
         return passes, count, start.query.layer.float()
 

@@ -187,6 +187,7 @@ def compare(
 class Sort(StrEnum):
     """What `fedrec list` can list."""
 
+    attacks = "attacks"
     methods = "methods"
     metrics = "metrics"
     datasets = "datasets"
@@ -195,7 +196,8 @@ class Sort(StrEnum):
 @app.command("list")
 def list_(sort: Sort) -> None:
     """List what a configuration can name."""
-    rows = {Sort.methods: _methods, Sort.metrics: _metrics, Sort.datasets: _datasets}[sort]()
+    found = {Sort.attacks: _attacks, Sort.methods: _methods, Sort.metrics: _metrics, Sort.datasets: _datasets}
+    rows = found[sort]()
     width = max(len(name) for name, _ in rows)
     for name, description in rows:
         typer.echo(f"{name:<{width}}  {description}")
@@ -205,6 +207,12 @@ def _methods() -> list[tuple[str, str]]:
     from fedrec.experiment import method_class, methods
 
     return [(kind, _first_line(method_class(kind))) for kind in methods()]
+
+
+def _attacks() -> list[tuple[str, str]]:
+    from fedrec.attacks import ATTACKS
+
+    return [(kind, _first_line(ATTACKS[kind])) for kind in ATTACKS]
 
 
 def _first_line(documented: object) -> str:
@@ -228,10 +236,12 @@ def _datasets() -> list[tuple[str, str]]:
 
 def _show(folder: Path) -> None:
     """The table of a finished run, its guarantees, and where its report is."""
-    from fedrec.report import summary_table, write_report
+    from fedrec.report import attack_summaries, summary_table, write_report
 
     page = write_report(folder)
     show_table(summary_table(folder))
+    for table in attack_summaries(folder):
+        show_table(table)
     _show_guarantees(folder)
     typer.echo(f"report: {page}")
 

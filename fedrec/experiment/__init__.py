@@ -1,6 +1,7 @@
 """Experiments: what was asked, doing it, and the directory that everything shown is made from."""
 
 from fedrec.experiment.arms import ArmConfig, MethodConfig, method_class, methods
+from fedrec.experiment.attacks import AttackConfig
 from fedrec.experiment.config import ExperimentConfig, read_config
 from fedrec.experiment.fitting import build_arm
 from fedrec.experiment.runner import Progress, Step, default_folder, resume, run
@@ -9,6 +10,7 @@ from fedrec.experiment.store import ArmDirectory, FileCheckpoints, Result, RunDi
 __all__ = [
     "ArmConfig",
     "ArmDirectory",
+    "AttackConfig",
     "ExperimentConfig",
     "FileCheckpoints",
     "MethodConfig",

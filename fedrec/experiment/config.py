@@ -20,6 +20,7 @@ from fedrec.data import DataConfig
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import EvaluationConfig
 from fedrec.experiment.arms import ArmConfig, Name, each_epsilon
+from fedrec.experiment.attacks import AttackConfig
 from fedrec.experiment.search import Search, TuneConfig
 from fedrec.experiment.tracking import TrackingConfig
 from fedrec.federated import EngineConfig
@@ -37,6 +38,7 @@ class ExperimentConfig(Config):
         arms: what is compared.
         engine: what the federated arms run on.
         tune: how settings are chosen before the arms are compared; None takes them as they are.
+        attacks: what is tried on the arms once they are fitted.
         tracking: where the run can be followed beside its own folder; None is nowhere.
     """
 
@@ -47,6 +49,7 @@ class ExperimentConfig(Config):
     arms: tuple[ArmConfig, ...]
     engine: EngineConfig = EngineConfig()
     tune: TuneConfig | None = None
+    attacks: tuple[AttackConfig, ...] = ()
     tracking: TrackingConfig | None = None
 
     @classmethod
@@ -61,6 +64,12 @@ class ExperimentConfig(Config):
         if isinstance(arms, Sequence) and all(isinstance(arm, Mapping) for arm in arms):
             each = enumerate(each_epsilon(arms))
             tables["arms"] = tuple(ArmConfig.read(arm, f"arms.{arm.get('name', n)}") for n, arm in each)
+        attacks = tables.get("attacks")
+        if isinstance(attacks, Sequence) and all(isinstance(attack, Mapping) for attack in attacks):
+            tables["attacks"] = tuple(
+                AttackConfig.read(attack, f"attacks.{attack.get('name', attack.get('kind', number))}")
+                for number, attack in enumerate(attacks)
+            )
         return build_config(cls, tables, "")  # type: ignore[return-value]
 
     @pydantic.field_validator("seeds")
@@ -84,6 +93,27 @@ class ExperimentConfig(Config):
                 raise ConfigError(f"arms: two arms are named '{seen[folded]}' and '{arm.name}'; rename one")
             seen[folded] = arm.name
         return arms
+
+    @pydantic.field_validator("attacks")
+    @classmethod
+    def _attacks(cls, attacks: tuple[AttackConfig, ...]) -> tuple[AttackConfig, ...]:
+        seen: set[str] = set()
+        for attack in attacks:
+            if attack.name.casefold() in seen:
+                raise ConfigError(f"attacks: two attacks are named '{attack.name}'; give one a name of its own")
+            seen.add(attack.name.casefold())
+        return attacks
+
+    @pydantic.model_validator(mode="after")
+    def _attacked_arms_exist(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        for attack in self.attacks:
+            for name in attack.on:
+                if name not in names:
+                    raise ConfigError(
+                        f"attacks.{attack.name}.on: there is no arm '{name}'; {did_you_mean(name, names)}"
+                    )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _tuning_is_possible(self) -> Self:

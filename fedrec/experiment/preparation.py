@@ -13,6 +13,8 @@ from fedrec.data import Interactions, LoadedData, Split, load_split
 from fedrec.errors import ConfigError, FedrecError
 from fedrec.evaluation import evaluate, make_validator
 from fedrec.experiment.arms import ArmConfig
+from fedrec.experiment.attacking import target_of
+from fedrec.experiment.attacks import plan
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.fitting import build_arm
 from fedrec.experiment.tracking import require_tracking
@@ -42,6 +44,9 @@ def prepare(config: ExperimentConfig) -> LoadedData:
             _check(arm, config, data.split.train)
             if data.split.refitted is not None:
                 _check_refit(arm)
+    for attack, arm in plan(config.attacks, config.arms):
+        with naming(f"attacks.{attack.name} on {arm.name}"):
+            attack.build().check(target_of(arm, config.engine, data.split, config.seeds[0]))
     for name, search in config.searches().items():
         (arm,) = (arm for arm in config.arms if arm.name == name)
         for key, space in search.spaces.items():

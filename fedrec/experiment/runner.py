@@ -1,8 +1,8 @@
 """Do what was asked: fit every arm with every seed, test it once, and put the results together.
 
-Whatever can be wrong is found before the run directory is made. From then on each arm and seed is a piece of work that
-is either finished or done again from its checkpoint, so that a run killed at any moment is finished by `resume` with
-the same bytes as an uninterrupted one.
+Whatever can be wrong is found before the run directory is made. From then on each arm and seed, and each attack on it,
+is a piece of work that is either finished or done again, an arm from its checkpoint, so that a run killed at any moment
+is finished by `resume` with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from fedrec.data import Split
 from fedrec.evaluation import Validator, make_validator
 from fedrec.experiment import manifest
+from fedrec.experiment.attacking import findings_text, target_of
+from fedrec.experiment.attacks import plan
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.fitting import Told
 from fedrec.experiment.outcome import fit_and_test
@@ -34,8 +36,8 @@ class Step:
     """How far a run is.
 
     Attributes:
-        arm, seed: what is being fitted.
-        job, jobs: its number, from 1, among all trials, and arms and seeds.
+        arm, seed: what is being fitted, or attacked.
+        job, jobs: its number, from 1, among all trials, and arms and seeds, and attacks.
         done, planned: epochs or rounds; early stopping may end before all are done.
         best: the best value of the validation metric so far, if there is one.
         metric: its name.
@@ -117,7 +119,9 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
     """
     searches = config.searches()
     trials = sum(search.length for search in searches.values())
-    jobs = trials + len(config.arms) * len(config.seeds)
+    attacked = list(itertools.product(plan(config.attacks, config.arms), config.seeds))
+    fits = len(config.arms) * len(config.seeds)
+    jobs = trials + fits + len(attacked)
     first = Step("", config.seeds[0], 0, jobs, 0, 0, None, config.evaluation.metric)
     found = _tune(directory, config, searches, split, first, progress)
     tuned = config.tuned({arm: of_arm.chosen.settings for arm, of_arm in found.items()})
@@ -132,6 +136,14 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
                 tracking(tuned.tracking, directory.path, tuned.name, arm.name, seed) as logged,
             ):
                 fit_and_test(arm, seed, tuned, split, folder, told, logged)
+    settled = {arm.name: arm for arm in tuned.arms}
+    for number, ((attack, arm), seed) in enumerate(attacked, start=trials + fits + 1):
+        path = directory.attack(attack.name, arm.name, seed)
+        if not path.exists():
+            _telling(progress, replace(first, arm=f"{attack.name} on {arm.name}", seed=seed, job=number))
+            with naming(f"attacks.{attack.name} on {arm.name}, seed {seed}"):
+                findings = attack.build().run(target_of(settled[arm.name], tuned.engine, split, seed))
+                write_atomically(path, findings_text(findings))
     write_tables(directory, tuned, {arm: of_arm.as_dict(config.evaluation.metric) for arm, of_arm in found.items()})
     facts = directory.manifest
     facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}

@@ -276,6 +276,10 @@ class RunDirectory:
         """The folder of an arm and seed."""
         return ArmDirectory(self.path / "arms" / arm / f"seed-{seed}")
 
+    def attack(self, attack: str, arm: str, seed: int) -> Path:
+        """The file that an attack on an arm leaves its findings in."""
+        return self.path / "attacks" / attack / arm / f"seed-{seed}.json"
+
     def trials(self, arm: str) -> Path:
         """The folder that an arm's trial log is kept in."""
         return self.path / "arms" / arm

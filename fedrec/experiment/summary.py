@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from fedrec.evaluation import (
     holm,
     seed_deviation,
 )
+from fedrec.experiment.attacking import over_seeds, read_findings
+from fedrec.experiment.attacks import plan
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.store import Result, RunDirectory, write_atomically, write_json
 from fedrec.streams import Streams
@@ -39,7 +42,7 @@ GROUP = "group:"
 
 
 def write_tables(run: RunDirectory, config: ExperimentConfig, tuning: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write metrics.csv, history.csv and summary.json of a run whose arms are all finished.
+    """Write metrics.csv, history.csv, summary.json and, of attacks, attacks.csv of a run whose work is all finished.
 
     Args:
         run: the directory.
@@ -59,7 +62,24 @@ def write_tables(run: RunDirectory, config: ExperimentConfig, tuning: Mapping[st
         content["tuning"] = tuning.get(arm)
         if arm in tuning and content["guarantee"] is not None:
             content["guarantee"] = _with_what_tuning_looked_at(content["guarantee"], tuning[arm])
+    summary["attacks"] = _attacks(run, config)
     write_json(run.path / "summary.json", summary)
+
+
+def _attacks(run: RunDirectory, config: ExperimentConfig) -> list[dict[str, Any]]:
+    """What each attack came to on each arm, over seeds; that of single seeds is written to attacks.csv."""
+    rows, found = [], []
+    for attack, arm in plan(config.attacks, config.arms):
+        by_seed = {seed: read_findings(run.attack(attack.name, arm.name, seed)) for seed in config.seeds}
+        rows += [
+            (attack.name, arm.name, seed, *astuple(finding)) for seed, of_seed in by_seed.items() for finding in of_seed
+        ]
+        together = [asdict(finding) for finding in over_seeds(list(by_seed.values()))]
+        found.append({"attack": attack.name, "kind": attack.kind, "arm": arm.name, "findings": together})
+    if config.attacks:
+        header = ("attack", "arm", "seed", "case", "measure", "value", "error", "chance", "trials")
+        write_csv(run.path / "attacks.csv", header, rows)
+    return found
 
 
 def _with_what_tuning_looked_at(guarantee: Mapping[str, Any], tuning: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,6 @@
 
 from fedrec.report.gallery import write_figures
 from fedrec.report.page import write_report
-from fedrec.report.tables import comparison_table, summary_table
+from fedrec.report.tables import attack_summaries, comparison_table, summary_table
 
-__all__ = ["comparison_table", "summary_table", "write_figures", "write_report"]
+__all__ = ["attack_summaries", "comparison_table", "summary_table", "write_figures", "write_report"]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from fedrec.evaluation import Metric
 from fedrec.experiment.store import write_atomically
 from fedrec.report import columns, wording
+from fedrec.report.attacks import attack_tables
 from fedrec.report.canvas import to_inline_svg
 from fedrec.report.columns import Column
 from fedrec.report.everything import every_metric
@@ -62,6 +63,7 @@ def render(results: Results) -> str:
         fairness=columns.fairness_columns(results),
         everything=every_metric(results),
         cost=columns.cost_columns(results),
+        attacks=attack_tables(results),
         pictures=drawn,
         guarantees={arm: guarantee for arm in results.arms if (guarantee := results.arm(arm)["guarantee"])},
         metrics=_metrics(summary),

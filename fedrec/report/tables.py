@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedrec.errors import RunError
+from fedrec.report.attacks import attack_tables
 from fedrec.report.columns import (
     TIME,
     UPLOAD,
@@ -71,6 +72,40 @@ def comparison_table(runs: Sequence[Path], *, across_data: bool = False) -> Tabl
             table.add_row(Text(results.path.name), Text(arm, style="bold"), *data, *_cells(shown, arm))
         table.add_section()
     return table
+
+
+def attack_summaries(run: Path) -> list[Table]:
+    """A table for each attack of a finished run, one row an arm and a case.
+
+    Raises:
+        RunError: if the folder holds no finished run.
+    """
+    found = []
+    for attack in attack_tables(read_results(run)):
+        caption = Text("± standard error · chance: the same guess without what was observed, or about who is not in it")
+        table = Table(
+            title=Text(f"attack: {attack.name}"),
+            caption=caption,
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+        )
+        for heading in ("arm", "case"):
+            table.add_column(Text(heading), no_wrap=True)
+        for title in attack.measures.values():
+            table.add_column(Text(title), justify="right", no_wrap=True)
+        for row in attack.rows:
+            cells = [row.cells.get(measure) for measure in attack.measures]
+            table.add_row(Text(row.arm, style="bold"), Text(row.case), *(_attacked(cell) for cell in cells))
+        found.append(table)
+    return found
+
+
+def _attacked(cell: Cell | None) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    text = Text(cell.text)
+    return text.append(f" ({cell.note})", style="dim") if cell.note else text
 
 
 def _require_comparable(first: Results, other: Results, across_data: bool) -> None:

@@ -58,7 +58,7 @@ def test_fakes_promote_an_item_and_krum_leaves_them_out() -> None:
     assert exposed["no defence"].value > 0.8
     assert exposed["krum"].value < 0.2
     assert all(finding.chance is not None and finding.chance < 0.2 for finding in exposed.values())
-    assert len(found) == 6
+    assert len(found) == 2  # nothing is held out that hits could be counted on
 
 
 def test_an_arm_with_a_guarantee_has_its_clip_and_its_noise() -> None:
@@ -96,5 +96,5 @@ def test_exposure_by_hand() -> None:
 
 
 def test_only_changes_of_an_item_table_are_poisoned() -> None:
-    with pytest.raises(ConfigError, match="rows of an item table"):
+    with pytest.raises(ConfigError, match="a row of an item table"):
         Poisoning(CONFIG).run(target("popularity", {}, TRAIN))

@@ -59,5 +59,5 @@ def test_where_nothing_happened_nothing_is_found() -> None:
 
 
 def test_only_local_training_is_matched() -> None:
-    with pytest.raises(ConfigError, match="does not ask local-training"):
-        Reconstruction(ReconstructionConfig()).run(target("popularity", {}, TRAIN))
+    with pytest.raises(ConfigError, match="name arms of ego-lightgcn"):
+        Reconstruction(ReconstructionConfig()).check(target("popularity", {}, TRAIN))
