@@ -312,6 +312,7 @@ def test_engine_options_override_the_configuration(fedrec: Fedrec, tmp_path: Pat
 @pytest.mark.parametrize(
     ("sort", "names"),
     [
+        ("attacks", ["audit", "history", "poisoning"]),
         ("methods", ["ego-lightgcn", "lightgcn", "popularity", "spectral"]),
         ("metrics", ["ndcg", "coverage", "gap"]),
         ("datasets", ["ml-100k"]),

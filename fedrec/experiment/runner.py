@@ -119,9 +119,8 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
     """
     searches = config.searches()
     trials = sum(search.length for search in searches.values())
-    attacked = list(itertools.product(plan(config.attacks, config.arms), config.seeds))
     fits = len(config.arms) * len(config.seeds)
-    jobs = trials + fits + len(attacked)
+    jobs = trials + fits + sum(len(attack.on) for attack in config.attacks) * len(config.seeds)
     first = Step("", config.seeds[0], 0, jobs, 0, 0, None, config.evaluation.metric)
     found = _tune(directory, config, searches, split, first, progress)
     tuned = config.tuned({arm: of_arm.chosen.settings for arm, of_arm in found.items()})
@@ -136,18 +135,23 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
                 tracking(tuned.tracking, directory.path, tuned.name, arm.name, seed) as logged,
             ):
                 fit_and_test(arm, seed, tuned, split, folder, told, logged)
-    settled = {arm.name: arm for arm in tuned.arms}
-    for number, ((attack, arm), seed) in enumerate(attacked, start=trials + fits + 1):
-        path = directory.attack(attack.name, arm.name, seed)
-        if not path.exists():
-            _telling(progress, replace(first, arm=f"{attack.name} on {arm.name}", seed=seed, job=number))
-            with naming(f"attacks.{attack.name} on {arm.name}, seed {seed}"):
-                findings = attack.build().run(target_of(settled[arm.name], tuned.engine, split, seed))
-                write_atomically(path, findings_text(findings))
+    _attack(directory, tuned, split, replace(first, job=trials + fits), progress)
     write_tables(directory, tuned, {arm: of_arm.as_dict(config.evaluation.metric) for arm, of_arm in found.items()})
     facts = directory.manifest
     facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
     write_json(directory.path / "manifest.json", facts)
+
+
+def _attack(directory: RunDirectory, config: ExperimentConfig, split: Split, last: Step, progress: Progress) -> None:
+    """Attack the arms, with their settings as they were fitted; `last` is the step before the first attack."""
+    attacked = itertools.product(plan(config.attacks, config.arms), config.seeds)
+    for number, ((attack, arm), seed) in enumerate(attacked, start=last.job + 1):
+        path = directory.attack(attack.name, arm.name, seed)
+        if not path.exists():
+            telling(progress, replace(last, arm=f"{attack.name} on {arm.name}", seed=seed, job=number))
+            with naming(f"attacks.{attack.name} on {arm.name}, seed {seed}"):
+                findings = attack.build().run(target_of(arm, config.engine, split, seed))
+                write_atomically(path, findings_text(findings))
 
 
 def _tune(
