@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedrec.components import Config, Registry
 from fedrec.data import Interactions
+from fedrec.errors import ConfigError
 from fedrec.federated import FederatedMethod, FederatedRecommender, Federation, Query
 from fedrec.privacy import Schedule
 from fedrec.streams import Streams
@@ -76,9 +77,34 @@ class Target:
         """Of the users and the server; what the attacker draws has purposes of its own."""
         return Streams(self.seed)
 
+    def require_plain(self) -> None:
+        """Refuse a guarantee whose sums cannot be played here.
+
+        Raises:
+            ConfigError: if devices add the noise, or clip or noise follow what was released before.
+        """
+        privacy = self.recommender.privacy
+        if privacy is None:
+            return
+        if privacy.trust not in ("central", "secagg") or privacy.unit != "user":
+            raise ConfigError(
+                f"privacy.trust = '{privacy.trust}', unit = '{privacy.unit}': attacks play sums of users that the "
+                "server adds noise to; name arms of trust 'central' or 'secagg' in `on`"
+            )
+        if privacy.adaptive is not None or privacy.continual is not None or isinstance(privacy.clip, dict):
+            raise ConfigError(
+                "privacy.adaptive, privacy.continual, clips by query or table: attacks play one fixed clip a query, of "
+                "the method's settings, and noise of its own in each round; name other arms in `on`"
+            )
+
     @property
     def schedule(self) -> Schedule | None:
-        """Every release of the arm; None without a guarantee."""
+        """Every release of the arm; None without a guarantee.
+
+        Raises:
+            ConfigError: see `require_plain`.
+        """
+        self.require_plain()
         privacy = self.recommender.privacy
         return None if privacy is None else self.recommender.schedule(privacy)
 

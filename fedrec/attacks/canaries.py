@@ -224,7 +224,8 @@ class Transcript:
         return total, -self._untouched
 
     def _read(self, released: Mapping[str, Tensor], answers: _Recorded, clip: Clip, round: int) -> None:
-        deviation = self._private.noise_multipliers[answers.kind] * clip.norm
+        schedule, multipliers = self._private.schedule, self._private.noise_multipliers
+        deviation = schedule.noise_multiplier(multipliers, answers.kind, round) * clip.norm
         first = 0
         ratio = self._rounds.setdefault(round, torch.zeros(len(self._shadow.devices), dtype=torch.float64))
         for size, contributions in answers.contributions:

@@ -8,7 +8,7 @@ oversight: whoever knows the other users' answers can subtract them from any sum
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,7 +29,7 @@ from fedrec.federated import (
     Query,
     Totals,
 )
-from fedrec.privacy import Clip, Gaussian, SeededNoise
+from fedrec.privacy import Clip, Gaussian, Schedule, SeededNoise
 
 _MOST_BYTES = 3 << 30  # of single answers; 943 users with 1,682 items of width 64 take 400 MB
 
@@ -220,7 +220,8 @@ def observe(
     schedule, multipliers = target.schedule, target.noise_multipliers()
     clips = {} if schedule is None else {planned.query: Clip(planned.clip) for planned in schedule.releases}
     if schedule is not None:
-        engine = PrivateEngine(local, schedule, multipliers, SeededNoise(target.streams, "attacked"), Gaussian())
+        source = SeededNoise(target.streams, "attacked")
+        engine = PrivateEngine(local, schedule, multipliers, source, Gaussian())
     watching = _Watching(engine, local, kinds, (after + 1, after + rounds), clips)
     state = target.method.start(target.federation(len(people), people.n_items))
     try:
@@ -244,7 +245,16 @@ def observe(
         cohort = people.cohort(users)
         own = torch.zeros(len(users), people.n_items, dtype=torch.bool)
         own[cohort.owner, cohort.items] = True
-        deviation = multipliers[kind[0]] * clips[kind[0]].norm * math.sqrt(rounds) if multipliers else 0.0
+        watched = range(after + 1, after + rounds + 1)
+        deviation = math.sqrt(sum(_variance(schedule, multipliers, kind[0], number) for number in watched))
         stacked = torch.stack([answers[user] for user in users.tolist()])
         found.append(Observed(query, stacked, users, own, deviation))
     return found
+
+
+def _variance(schedule: Schedule | None, multipliers: Mapping[str, float], kind: str, round: int) -> float:
+    """Of the noise on an entry of one released sum; 0 without a guarantee."""
+    if schedule is None:
+        return 0.0
+    (planned,) = (planned for planned in schedule.releases if planned.query == kind)
+    return (schedule.noise_multiplier(multipliers, kind, round) * planned.clip) ** 2

@@ -82,3 +82,21 @@ def test_clips_are_those_of_the_schedule() -> None:
     devices = Devices.of(TRAIN)
     clipped = LocalEngine(devices, target("popularity", {}, TRAIN).streams).sum(seen.query, round=1, clip=Clip(2.0))
     assert torch.allclose(seen.answers.sum(dim=0).double(), clipped.sums["count"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"trust": "local"}, {"adaptive": {}}, {"clip": {"local-training": 0.1}}, {"continual": {}}]
+)
+def test_guarantees_that_cannot_be_played_are_refused(changes: dict[str, object]) -> None:
+    privacy = PrivacyConfig.model_validate({"noise_multiplier": 2.0, "delta": 1e-3} | changes)
+    with pytest.raises(ConfigError, match="attacks play"):
+        observe(target("ego-lightgcn", EGO, TRAIN, privacy))
+
+
+def test_noise_of_a_budget_that_grows_is_that_of_each_round() -> None:
+    privacy = PrivacyConfig(noise_multiplier=2.0, delta=1e-3, clip=0.01, growth=4.0)
+    (first,), (both,) = (
+        observe(target("ego-lightgcn", EGO | {"rounds": 2}, TRAIN, privacy), rounds=rounds) for rounds in (1, 2)
+    )
+    assert first.deviation == pytest.approx(0.02)
+    assert both.deviation == pytest.approx(0.01 * (4 + 1) ** 0.5)  # four times the budget is half the noise
