@@ -40,7 +40,7 @@ def measure(users: int, words: int, lost: float, dense: bool) -> dict[str, float
     generator = np.random.default_rng(users)
     session = Session(tuple((generator.permutation(users) + 1).tolist()), words, threshold, neighbors, "measured")
     answers = generator.integers(0, 2**32, (users, words), dtype=np.uint32)
-    answering = session.users[: users - int(lost * users)]
+    answering = range(1, users - int(lost * users) + 1)  # their places on the ring are random
 
     began = time.perf_counter()
     summands = {user: Summand(user, session) for user in session.users}

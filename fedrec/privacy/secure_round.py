@@ -47,12 +47,12 @@ class Traffic:
 
 
 @lru_cache(maxsize=256)
-def sparse_enough(users: int, answering: float) -> tuple[int | None, int]:
+def sparse_enough(users: int, answering: float, failure: float = FAILURE) -> tuple[int | None, int]:
     """The neighbours that each user needs on a random ring, and the shares that recover a secret.
 
     Of n users a share `answering` answers and keeps its secrets; the others, ⌊(1 − answering) n⌋, are lost or tell the
     server what they know, whichever is worse. With k neighbours and a threshold t = k/2 + 1, all of the following fails
-    with probability `FAILURE` at most, by the union bound over users (Bell et al. 2020, "Secure Single-Server
+    with probability `failure` at most, by the union bound over users (Bell et al. 2020, "Secure Single-Server
     Aggregation with (Poly)Logarithmic Overhead", section 3): that every user keeps t neighbours who answer, so that its
     secret is recovered; that none has t who tell; and that nowhere on the ring k/2 of the bad ones are side by side, so
     that masks span every gap.
@@ -69,7 +69,7 @@ def sparse_enough(users: int, answering: float) -> tuple[int | None, int]:
         few = stats.hypergeom.sf(k - (k // 2 + 1), users - 1, bad, k)
         # The chance that k/2 given places of the ring are all bad.
         gap = math.exp(_log_choose(users - k // 2, bad - k // 2) - _log_choose(users, bad)) if bad >= k // 2 else 0.0
-        if users * (few + gap) <= FAILURE:
+        if users * (few + gap) <= failure:
             return k, k // 2 + 1
     threshold = (users - 1) // 2 + 1
     if users < 2 or users - 1 - bad < threshold:

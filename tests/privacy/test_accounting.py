@@ -15,9 +15,8 @@ from fedrec.privacy import Accountant, Draws, effective_noise_multiplier, epsilo
 from tests.privacy.exact import exact_epsilon
 
 
-def pld_epsilon(history: list[Draws], delta: float) -> float:
+def pld_epsilon(history: list[Draws], delta: float, interval: float = 1e-3) -> float:
     """The same by dp-accounting's privacy loss distributions (Google), which share no code with Opacus."""
-    interval = 1e-3
     total = privacy_loss_distribution.identity(interval)
     for sigma, rate, number in history:
         one = privacy_loss_distribution.from_gaussian_mechanism(
@@ -73,7 +72,7 @@ def test_releases_on_one_draw_by_quadrature() -> None:
     assert true_delta(apart) > 1.5 * delta
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(20))
 def test_random_schedules_agree_with_privacy_loss_distributions(seed: int) -> None:
     random = np.random.default_rng(seed)
     history = [
@@ -85,9 +84,11 @@ def test_random_schedules_agree_with_privacy_loss_distributions(seed: int) -> No
         for _ in range(random.integers(1, 4))
     ]
     delta = float(random.choice([1e-4, 1e-5, 1e-7]))
-    reference = pld_epsilon(history, delta)
-    assert epsilon(history, delta) == pytest.approx(reference, rel=0.02)
-    assert epsilon(history, delta) <= epsilon(history, delta, "rdp")
+    found = epsilon(history, delta)
+    # The reference rounds privacy losses up to multiples of its interval, which is 3% of the smallest epsilon here.
+    reference = pld_epsilon(history, delta, interval=1e-3 if found > 0.1 else 1e-4)
+    assert found == pytest.approx(reference, rel=0.02)
+    assert found <= epsilon(history, delta, "rdp")
 
 
 def test_neither_order_nor_bookkeeping_matters() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedrec.errors import PrivacyError
-from fedrec.privacy import Gaussian, Guarantee, Ledger, PlannedRelease, Release, Schedule, check_delta
+from fedrec.privacy import Gaussian, Guarantee, Ledger, PlannedRelease, Release, Schedule, Trust, check_delta
 
 TRAINING = Schedule(
     (
@@ -150,3 +150,49 @@ def test_a_delta_that_publishes_a_user_is_refused(delta: float, n_users: int) ->
 @pytest.mark.parametrize(("delta", "n_users"), [(1e-5, 943), (9.9e-4, 1000), (1e-5, 99_999)])
 def test_a_smaller_delta_is_taken(delta: float, n_users: int) -> None:
     check_delta(delta, n_users)
+
+
+@pytest.mark.parametrize(
+    ("trust", "neighbours", "released"),
+    [
+        ("secagg", "add or remove one user", "The server sees the exact sums, and no single answer"),
+        ("distributed", "replace the data of one user by none", "The server sees noisy sums alone"),
+        ("local", "replace the data of one user by any other", "gets noisy answers alone"),
+    ],
+)
+def test_each_trust_says_who_sees_what_and_what_is_protected(trust: Trust, neighbours: str, released: str) -> None:
+    ledger = Ledger([Release("gram", 1, 1.0, 1.0)])
+    stated = guarantee(ledger, trust=trust)
+    words = stated.in_words()
+    assert f"Trust: {trust}." in words
+    assert f"Neighbours: {neighbours}" in words
+    assert released in words
+    assert stated.accountant == ("rdp" if trust == "distributed" else "prv")
+    assert stated.epsilon == ledger.epsilon(1e-5, stated.accountant)
+    assert f"by the {stated.accountant.upper()} accountant" in words
+    assert "did not run their masks" not in words
+    assert "did not run their masks" in guarantee(ledger, trust=trust, executed=False).in_words()
+
+
+@pytest.mark.parametrize("trust", ["distributed", "local"])
+def test_no_amplification_against_a_server_that_sees_the_sample(trust: Trust) -> None:
+    with pytest.raises(PrivacyError, match=f"trust '{trust}' protects from the server, which sees who takes part"):
+        guarantee(TRAINING.ledger(SIGMAS), trust=trust)
+    seen = Schedule(TRAINING.releases, 0.25, "independent")
+    assert guarantee(seen.ledger(SIGMAS), trust=trust).epsilon > 0
+
+
+def test_an_uneven_budget_is_told_by_query_and_over_the_draws() -> None:
+    growing = Schedule(TRAINING.releases, 0.25, growth=4.0)
+    words = guarantee(growing.ledger(SIGMAS)).in_words()
+    # 1/σ² of train is .8/1.5² in the first draw and four times that in the last: 1, 4^⅓, 4^⅔ and 4 of it, together 9.11
+    # times .8, beside .2 of count.
+    assert "train: noise multiplier 0.8385 to 1.677, clip 1, 4 releases, 97.3% of the noise budget" in words
+    assert "count: noise multiplier 3.354, clip 3, 1 release, 2.67% of the noise budget" in words
+
+
+def test_delta_is_below_one_over_the_number_of_silos() -> None:
+    ledger = Ledger([Release("gram", 1, 1.0, 1.0)])
+    assert "of 20, a number taken to be public" in guarantee(ledger, delta=1e-2, silos=20).in_words()
+    with pytest.raises(PrivacyError, match=r"delta = 0\.05 is not below 1/silos = 1/20"):
+        guarantee(ledger, delta=0.05, silos=20)

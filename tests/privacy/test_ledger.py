@@ -128,3 +128,34 @@ def test_a_resumed_ledger_has_to_match() -> None:
 def test_an_empty_ledger_costs_nothing() -> None:
     assert Ledger().epsilon(1e-5) == 0.0
     assert Ledger().releases == ()
+
+
+def test_in_cycles_a_user_pays_for_its_own_draws_alone() -> None:
+    """Seven draws in cycles of three: classes of three, two and two; the first one costs the most."""
+    ledger = Ledger(Release("train", draw, 2.0, 1.0, 1 / 3, "cyclic") for draw in range(1, 8))
+    (draws,) = ledger.history()
+    assert (draws.rate, draws.number) == (1.0, 1)
+    assert draws.noise_multiplier == pytest.approx(2 / 3**0.5)
+    seen = Ledger(Release("train", draw, 2.0, 1.0, 1 / 3, "independent") for draw in range(1, 8))
+    assert ledger.epsilon(1e-5) < seen.epsilon(1e-5)
+    # Another query costs what its own costliest class does, even if that is another class.
+    both = Ledger([*ledger.releases, Release("count", 2, 2.0, 1.0, 1 / 3, "cyclic")])
+    assert sum(d.number * d.noise_multiplier**-2 for d in both.history()) == pytest.approx(1.0)
+
+
+def test_a_plan_cannot_know_a_clip_that_adapts() -> None:
+    planned, made = (Release("train", 1, 1.0, clip, adaptive=True) for clip in (0.1, 0.37))
+    assert Ledger([made]).matches(Ledger([planned]))
+    assert Ledger([made]).within(Ledger([planned]))
+    assert not Ledger([made]).matches(Ledger([Release("train", 1, 1.0, 0.1)]))
+    assert not Ledger([Release("train", 1, 1.0, 0.37)]).within(Ledger([Release("train", 1, 1.0, 0.1)]))
+
+
+def test_clips_by_table_survive_json() -> None:
+    ledger = Ledger([Release("train", 1, 1.0, 5.0, tables=(("items", 3.0), ("network", 4.0)))])
+    assert Ledger.from_dict(json.loads(json.dumps(ledger.as_dict()))).matches(ledger)
+
+
+def test_spending_by_hand() -> None:
+    ledger = Ledger([Release("train", 1, 2.0, 1.0), Release("train", 2, 1.0, 1.0), Release("count", 1, 2.0, 9.0)])
+    assert ledger.spending() == {"count": pytest.approx(0.25 / 1.5), "train": pytest.approx(1.25 / 1.5)}

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.errors import PrivacyError
-from fedrec.privacy import Draws, Ledger, PlannedRelease, Release, Schedule, calibrate, effective_noise_multiplier
+from fedrec.privacy import (
+    Clip,
+    Draws,
+    Ledger,
+    PlannedRelease,
+    Release,
+    Schedule,
+    calibrate,
+    effective_noise_multiplier,
+)
 from tests.privacy.exact import exact_epsilon
 
 ONE_GRAM = Schedule((PlannedRelease(query="gram", draws=1, clip=1.0),))
@@ -169,3 +178,65 @@ def test_only_planned_releases_are_made() -> None:
         schedule.require_planned("evaluate", 6, Ledger())
     with pytest.raises(PrivacyError, match="release of 'trian' was not planned; did you mean 'train'"):
         schedule.require_planned("trian", 1, Ledger())
+
+
+def growing(growth: float, draws: int = 20) -> Schedule:
+    return Schedule((PlannedRelease(query="train", draws=draws, clip=1.0),), 0.1, growth=growth)
+
+
+def test_a_growing_budget_by_hand() -> None:
+    schedule = growing(16.0, draws=5)
+    assert [schedule.spending(draw) for draw in range(1, 6)] == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0])
+    sigmas = [release.noise_multiplier for release in schedule.ledger({"train": 4.0}).releases]
+    assert sigmas == pytest.approx([4.0, 4 / 2**0.5, 2.0, 2**0.5, 1.0])
+    shrinking = growing(1 / 16, draws=5)
+    assert [shrinking.spending(draw) for draw in (1, 5)] == pytest.approx([1.0, 1 / 16])
+    assert growing(16.0, draws=1).spending(1) == 1.0
+    assert len(growing(16.0, draws=100).ledger({"train": 1.0}).history()) == 8  # an accountant's few sorts of draws
+
+
+@pytest.mark.parametrize("growth", [0.1, 8.0])
+def test_a_growing_budget_keeps_to_the_target(growth: float) -> None:
+    schedule = growing(growth)
+    sigmas = calibrate(schedule, 3.0, 1e-5, "rdp")
+    assert 0.99 * 3.0 <= schedule.epsilon(sigmas, 1e-5, "rdp") <= 3.0
+    # The same noise in every draw, that of the first, costs more where the budget shrinks.
+    assert (growing(1.0).epsilon(sigmas, 1e-5, "rdp") > 3.0) == (growth < 1)
+    # Of everyone, all draws are one Gaussian release.
+    everyone = Schedule(schedule.releases, growth=growth)
+    sigmas = calibrate(everyone, 3.0, 1e-5)
+    together = math.fsum(release.noise_multiplier**-2 for release in everyone.ledger(sigmas).releases) ** -0.5
+    assert 0.99 * 3.0 <= exact_epsilon(together, 1e-5) <= 3.0
+
+
+def test_the_one_repeated_query() -> None:
+    schedule = trained()
+    assert schedule.repeated("train", "x") == "train"
+    with pytest.raises(PrivacyError, match="x: name the query; in several rounds there are: train, evaluate"):
+        schedule.repeated(None, "x")
+    with pytest.raises(PrivacyError, match="x = 'count': released in no two rounds"):
+        schedule.repeated("count", "x")
+    assert growing(1.0).repeated(None, "x") == "train"
+
+
+def test_how_often_a_user_takes_part_is_bounded_by_cycles_alone() -> None:
+    planned = trained().releases
+    assert Schedule(planned, 0.25, "cyclic").cycle == 4
+    assert Schedule(planned, 0.25, "poisson").cycle is None
+    assert Schedule(planned, 1.0).cycle == Schedule(planned, 0.25, "independent").cycle == 1
+
+
+@pytest.mark.parametrize("growth", [0.0, -1.0, math.inf])
+def test_an_impossible_growth_is_refused(growth: float) -> None:
+    with pytest.raises(PrivacyError, match="growth = "):
+        growing(growth)
+
+
+def test_clips_by_table_are_part_of_the_plan() -> None:
+    planned = PlannedRelease(query="train", draws=1, clip=1.0).clipped_to(Clip.by_table({"a": 3.0, "b": 4.0}))
+    assert planned.clip == 5.0
+    assert planned.bound == Clip.by_table({"a": 3.0, "b": 4.0})
+    (release,) = Schedule((planned,)).ledger({"train": 1.0}).releases
+    assert release.tables == (("a", 3.0), ("b", 4.0))
+    with pytest.raises(PrivacyError, match=r"clip = 6\.0 is not that of"):
+        PlannedRelease(query="train", draws=1, clip=6.0, tables=(("a", 3.0), ("b", 4.0)))
