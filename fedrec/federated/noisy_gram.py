@@ -50,26 +50,36 @@ def shrink_spectrum(gram: Tensor, radius: float, bulk: float) -> Tensor:
     return cut
 
 
-def within_attributes(gram: Tensor, features: Tensor, radius: float) -> Tensor:
+def row_sums(gram: Tensor, radius: float) -> Tensor:
+    """How many users each item has, read off a Gram matrix: with c_u = x_u / ‖x_u‖, Σ_j M_ij is that number.
+
+    Args:
+        gram: [n, n] N.
+        radius: R, of the noise. Row sums of noise have deviation R/2: what is less is taken to be that, and at least 1.
+
+    Returns:
+        [n], above 0.
+    """
+    return gram.sum(dim=1).clamp(min=max(radius / 2, 1.0))
+
+
+def within_attributes(gram: Tensor, features: Tensor, users: Tensor) -> Tensor:
     """The part of a Gram matrix that its items' attributes explain.
 
     If users chose by genre alone, M_ij would be r_i r_j h(genres of i, genres of j), r_i being the number of users of
     item i, and so the columns of M would lie in the span of r and of r times each feature. P N P, P the projection on
-    that span, is the matrix of this form nearest to N; of the noise it keeps what falls on k² of n² dimensions. r is
-    read off the row sums: with c_u = x_u / ‖x_u‖, Σ_j M_ij is r_i.
+    that span, is the matrix of this form nearest to N; of the noise it keeps what falls on k² of n² dimensions.
 
     Args:
         gram: [n, n] N, symmetric, in double precision.
         features: [n, k], k far below n; what is known of each item, such as 0 and 1 for each genre.
-        radius: R, of the noise. Row sums of noise have deviation R/2; no r_i is taken to be less.
+        users: [n] r, such as `row_sums`.
 
     Returns:
         [n, n], positive semi-definite.
     """
-    users = gram.sum(dim=1).clamp(min=radius / 2).unsqueeze(1)
-    basis, singular, _ = torch.linalg.svd(
-        users * torch.cat([torch.ones_like(users), features], dim=1), full_matrices=False
-    )
+    columns = users.unsqueeze(1) * torch.nn.functional.pad(features, (1, 0), value=1.0)
+    basis, singular, _ = torch.linalg.svd(columns, full_matrices=False)
     basis = basis[:, singular > _NEARLY_DEPENDENT * singular[0]]
     values, vectors = torch.linalg.eigh(basis.T @ gram @ basis)
     vectors = basis @ vectors

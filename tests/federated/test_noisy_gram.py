@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedrec.federated.noisy_gram import noise_radius, shrink_spectrum, within_attributes
+from fedrec.federated.noisy_gram import noise_radius, row_sums, shrink_spectrum, within_attributes
 
 DOUBLE = torch.float64
 
@@ -60,12 +60,12 @@ def test_attributes_by_hand() -> None:
     """What r and genres explain comes back whole; what tells two items of one genre apart is taken away."""
     users = torch.tensor([1.0, 1.0, 2.0, 2.0, 2.0], dtype=DOUBLE)
     genre = torch.tensor([0, 0, 0, 1, 1])
-    apart = torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0], dtype=DOUBLE)  # sums to nothing, so that row sums stay
+    apart = torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0], dtype=DOUBLE)
     matrix = planted(users, genre)
     features = torch.nn.functional.one_hot(genre).double()
-    torch.testing.assert_close(within_attributes(matrix, features, 0.0), matrix)
-    torch.testing.assert_close(within_attributes(matrix + 3 * torch.outer(apart, apart), features, 0.0), matrix)
-    across = within_attributes(matrix, features[[0, 3, 1, 4, 2]], 0.0)  # attributes of other items explain less
+    torch.testing.assert_close(within_attributes(matrix, features, users), matrix)
+    torch.testing.assert_close(within_attributes(matrix + 3 * torch.outer(apart, apart), features, users), matrix)
+    across = within_attributes(matrix, features[[0, 3, 1, 4, 2]], users)  # attributes of other items explain less
     assert (across - matrix).abs().max() > 0.1
 
 
@@ -76,16 +76,16 @@ def test_attributes_take_most_of_the_noise_away() -> None:
     users[1::2] *= users[::2].sum() / users[1::2].sum()
     matrix, features = planted(users, genre), torch.nn.functional.one_hot(genre).double()
     noisy = matrix + noise(200, 5.0, seed=5)
-    explained = within_attributes(noisy, features, noise_radius(noisy))
+    explained = within_attributes(noisy, features, row_sums(noisy, noise_radius(noisy)))
     before, after = (float((one - matrix).square().sum()) for one in (noisy, explained))
     assert after < before / 20
     assert torch.linalg.eigvalsh(explained).min() > -1e-9
 
 
-def test_no_row_sum_is_taken_to_be_less_than_its_noise() -> None:
-    """Of an item that nobody has, the row sum may be negative: it counts as R/2, and the sign of no feature turns."""
-    gram = torch.diag(torch.tensor([8.0, 8.0, -1.0], dtype=DOUBLE))
-    explained = within_attributes(gram, torch.zeros(3, 0, dtype=DOUBLE), 4.0)
-    users = torch.tensor([8.0, 8.0, 2.0], dtype=DOUBLE)
-    along = users / users.norm()
-    torch.testing.assert_close(explained, float(along @ gram @ along) * torch.outer(along, along))
+def test_row_sums_are_numbers_of_users_and_no_less_than_their_noise() -> None:
+    """Users with items {0, 1}, {0} and {0, 1}: 3, 2 and nobody. With R = 5 nobody counts as 2.5."""
+    histories = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], dtype=DOUBLE)
+    normalised = histories / histories.norm(dim=1, keepdim=True)
+    gram = normalised.T @ normalised
+    torch.testing.assert_close(row_sums(gram, 0.0), torch.tensor([3.0, 2.0, 1.0], dtype=DOUBLE))
+    torch.testing.assert_close(row_sums(gram, 5.0), torch.tensor([3.0, 2.5, 2.5], dtype=DOUBLE))

@@ -25,7 +25,7 @@ from fedrec.components import Config
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.head import histories, most_popular, over_catalogue
 from fedrec.federated.method import METHODS, NO_STOPPING, Ask, Federation
-from fedrec.federated.noisy_gram import noise_radius, shrink_spectrum, within_attributes
+from fedrec.federated.noisy_gram import noise_radius, row_sums, shrink_spectrum, within_attributes
 from fedrec.federated.queries import Count, Gram
 from fedrec.federated.query import Query
 from fedrec.privacy import PlannedRelease
@@ -52,6 +52,8 @@ class EASEConfig(Config):
         attributes: public columns of the items that explain part of a noisy matrix; "auto" takes those whose values
             recur.
         attribute_weight: weight of that part beside the matrix itself.
+        popularity_power: an item's scores are divided by how popular it is to this power. A large λ leaves little of B
+            but popularity.
     """
 
     regularization: float = Field(100.0, gt=0)
@@ -64,6 +66,7 @@ class EASEConfig(Config):
     bulk: float = Field(0.3, ge=0, le=1)
     attributes: Columns = ()
     attribute_weight: float = Field(1.0, gt=0)
+    popularity_power: float = Field(0.0, ge=0, le=1)
 
     space: ClassVar[Mapping[str, Space]] = {"regularization": LogUniform(10, 1000)}
 
@@ -124,14 +127,15 @@ class EASE:
         asked[head] = 1.0
         totals = ask(Gram(asked, self.config.activity_power))
         gram, regularization = totals.sums["gram"].double(), self.config.regularization
+        radius = noise_radius(gram) if totals.noised else 0.0
+        users = row_sums(gram, radius)
         if totals.noised:
-            radius = noise_radius(gram)
             regularization = max(regularization, self.config.noise_margin * radius)
             if features.shape[1]:
-                gram = gram + self.config.attribute_weight * within_attributes(gram, features[head], radius)
+                gram = gram + self.config.attribute_weight * within_attributes(gram, features[head], users)
             gram = shrink_spectrum(gram, radius, self.config.bulk)
-        weights = item_weights(gram, regularization).to(asked.dtype)
-        return {"weights": weights, "head": head, "counts": counts, "features": features}
+        weights = item_weights(gram, regularization) / (users / users.mean()).pow(self.config.popularity_power)
+        return {"weights": weights.to(asked.dtype), "head": head, "counts": counts, "features": features}
 
     def memory(self, state: Tensors) -> Query | None:
         """Devices remember nothing beside their histories."""

@@ -14,7 +14,7 @@ from fedrec.errors import ConfigError
 from fedrec.federated import Ask, Devices, FederatedRecommender, Federation, LocalEngine, Query, State, Totals
 from fedrec.federated.methods import EASE, EASEConfig
 from fedrec.federated.methods.ease import item_weights
-from fedrec.federated.noisy_gram import noise_radius, shrink_spectrum, within_attributes
+from fedrec.federated.noisy_gram import noise_radius, row_sums, shrink_spectrum, within_attributes
 from fedrec.federated.queries import Gram
 from fedrec.privacy import Clip, PrivacyConfig
 from fedrec.recommenders import Training
@@ -124,12 +124,23 @@ def test_a_noisy_matrix_is_denoised_and_an_exact_one_is_not() -> None:
     radius = noise_radius(gram)
     assert radius > 1
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64).repeat(3, 1)
-    added = gram + 2 * within_attributes(gram, features, radius)
+    added = gram + 2 * within_attributes(gram, features, row_sums(gram, radius))
     expected = item_weights(shrink_spectrum(added, radius, 0.3), 1.5 * radius)
     torch.testing.assert_close(method.round(state, Released(gram, noised=True))["weights"], expected)
     exact = gram + 10 * torch.eye(6, dtype=torch.float64)
     weights = method.round(state, Released(exact, noised=False))["weights"]
     torch.testing.assert_close(weights, item_weights(exact, 1e-3))
+
+
+def test_scores_are_divided_by_popularity() -> None:
+    """Row sums 7, 3 and 2 are 7/4, 3/4 and 2/4 of their mean: at power ½, the columns of B over their square roots."""
+    gram = torch.tensor([[5.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 2.0]], dtype=torch.float64)
+    federation = Federation(9, 3, Streams(0), torch.float64)
+    plain, damped = (EASE(EASEConfig(regularization=1.0, popularity_power=power)) for power in (0.0, 0.5))
+    weights = plain.round(plain.start(federation), Released(gram, noised=False))["weights"]
+    expected = weights / torch.tensor([7 / 4, 3 / 4, 2 / 4], dtype=torch.float64).sqrt()
+    found = damped.round(damped.start(federation), Released(gram, noised=False))["weights"]
+    torch.testing.assert_close(found, expected)
 
 
 def test_attributes_that_the_items_do_not_have_are_refused(train: Interactions) -> None:
