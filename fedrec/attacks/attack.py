@@ -18,7 +18,7 @@ from fedrec.components import Config, Registry
 from fedrec.data import Interactions
 from fedrec.errors import ConfigError
 from fedrec.federated import FederatedMethod, FederatedRecommender, Federation, Query
-from fedrec.privacy import Schedule
+from fedrec.privacy import Schedule, SeededNoise
 from fedrec.streams import Streams
 
 
@@ -118,6 +118,12 @@ class Target:
         """The query of the first round whose private state scoring reads, which is what an arm trains by."""
         state = self.method.start(self.federation(self.train.n_users, self.train.n_items))
         return self.method.memory(state)
+
+    def noise(self, purpose: str) -> SeededNoise:
+        """Noise for the releases of an arm that is played, of no other arm's and no other purpose's."""
+        privacy = self.recommender.privacy
+        settings = f"{self.method.config.model_dump_json()}{privacy and privacy.model_dump_json()}"
+        return SeededNoise(self.streams, f"{purpose}/{type(self.method).__qualname__}{settings}")
 
     def federation(self, n_users: int, n_items: int) -> Federation:
         """What is public, with so many users and items."""

@@ -33,7 +33,7 @@ from fedrec.federated import (
     State,
     Totals,
 )
-from fedrec.privacy import Clip, Schedule, SeededNoise, scales
+from fedrec.privacy import Clip, Schedule, scales
 from fedrec.streams import Streams, keys_of
 
 
@@ -90,7 +90,7 @@ def play(target: Target, canaries: int, items: int, defect: Defect = "none", tim
     )
     engine, mechanism = with_defect(defect, population)
     multipliers = target.noise_multipliers()
-    private = PrivateEngine(engine, schedule, multipliers, SeededNoise(streams, f"audit/{defect}"), mechanism)
+    private = PrivateEngine(engine, schedule, multipliers, target.noise(f"audit/{defect}"), mechanism)
     transcript = Transcript(
         private, population, LocalEngine(planted, streams, threads=1), schedule, items, defect, times
     )

@@ -29,7 +29,7 @@ from fedrec.federated import (
     Query,
     Totals,
 )
-from fedrec.privacy import Clip, Gaussian, Schedule, SeededNoise
+from fedrec.privacy import Clip, Gaussian, Schedule
 
 _MOST_BYTES = 3 << 30  # of single answers; 943 users with 1,682 items of width 64 take 400 MB
 
@@ -220,8 +220,7 @@ def observe(
     schedule, multipliers = target.schedule, target.noise_multipliers()
     clips = {} if schedule is None else {planned.query: Clip(planned.clip) for planned in schedule.releases}
     if schedule is not None:
-        source = SeededNoise(target.streams, "attacked")
-        engine = PrivateEngine(local, schedule, multipliers, source, Gaussian())
+        engine = PrivateEngine(local, schedule, multipliers, target.noise("attacked"), Gaussian())
     watching = _Watching(engine, local, kinds, (after + 1, after + rounds), clips)
     state = target.method.start(target.federation(len(people), people.n_items))
     try:

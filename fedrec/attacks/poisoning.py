@@ -35,7 +35,7 @@ from fedrec.federated import (
 )
 from fedrec.federated.cohort import NO_STATE
 from fedrec.federated.method import NobodyAnswered
-from fedrec.privacy import Clip, Gaussian, SeededNoise
+from fedrec.privacy import Clip, Gaussian
 from fedrec.recommenders import Tensors
 from fedrec.streams import Streams, keys_of
 
@@ -112,8 +112,9 @@ class Poisoning:
         engine: Engine = local if promoted is None else Poisoned(local, fakes, target.streams)
         schedule = target.schedule
         if schedule is not None:
-            source = SeededNoise(target.streams, "poisoned")
-            engine = PrivateEngine(engine, schedule, target.noise_multipliers(), source, Gaussian())
+            engine = PrivateEngine(
+                engine, schedule, target.noise_multipliers(), target.noise(f"poisoned/{promoted}"), Gaussian()
+            )
         aggregate = aggregate_of(defence, max(1, round(self.config.fakes * local.expected)))
         if aggregate is not None:
             engine = Robust(engine, aggregate)
