@@ -86,8 +86,8 @@ class Audit:
             error = (found.accuracy * (1 - found.accuracy) / found.canaries) ** 0.5
             findings += [
                 Finding(case, "claimed-epsilon", found.claimed),
-                Finding(case, "epsilon-bound", found.bound, chance=0.0, trials=found.canaries),
-                Finding(case, "epsilon-estimate", found.gaussian, chance=0.0, trials=found.canaries),
+                Finding(case, "epsilon-bound", found.bound, trials=found.canaries),
+                Finding(case, "epsilon-estimate", found.gaussian, trials=found.canaries),
                 Finding(case, "right-guesses", found.accuracy, error, 0.5, found.canaries),
             ]
         return findings

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from fedrec.evaluation import MIN_GROUP
 from fedrec.experiment.store import write_atomically
+from fedrec.report.attack_figure import shown_measure, success_against_chance
 from fedrec.report.canvas import to_png, to_svg
 from fedrec.report.figures import accuracy_against_diversity, group_bars, learning_curves
 from fedrec.report.palette import marks
@@ -57,7 +58,7 @@ def write_figures(run: Path, folder: Path, form: Literal["svg", "png"] = "svg") 
 
 def pictures(results: Results) -> list[Picture]:
     """The figures for which the run has numbers."""
-    return [*_trade(results), *_groups(results), *_curves(results)]
+    return [*_trade(results), *_groups(results), *_attacks(results), *_curves(results)]
 
 
 def _trade(results: Results) -> Iterator[Picture]:
@@ -86,6 +87,17 @@ def _groups(results: Results) -> Iterator[Picture]:
             "users of a group, whose number stands below it. "
             f"Groups under {MIN_GROUP} are left out of gap, worst group and ratio: so few do not even give an interval "
             "that can be relied on.",
+        )
+
+
+def _attacks(results: Results) -> Iterator[Picture]:
+    shown = [entry for entry in results.summary.get("attacks", []) if shown_measure(entry["findings"]) is not None]
+    if shown:
+        yield Picture(
+            "attacks",
+            success_against_chance(shown, marks(results.arms)),
+            "How often each attack was right, in each case. Upright lines are chance: the same guess without what was "
+            "observed, or about users who are not in it. Lines are standard errors.",
         )
 
 

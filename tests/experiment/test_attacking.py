@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from fedrec.attacks import Finding, Target
 from fedrec.components import Config
@@ -16,6 +17,9 @@ from fedrec.errors import ConfigError
 from fedrec.experiment import read_config, resume, run
 from fedrec.experiment.attacking import findings_text, over_seeds, read_findings
 from fedrec.report import attack_summaries, write_report
+from fedrec.report.attack_figure import shown_measure, success_against_chance
+from fedrec.report.palette import marks
+from fedrec.report.results import read_results
 from tests.experiment.tiny import write_experiment
 
 HISTORY: dict[str, Any] = {"kind": "history", "on": ["federated", "private"], "sums": [1, 4], "trials": 4}
@@ -68,7 +72,21 @@ def test_terminal_and_page_show_a_table_for_each_attack(finished: Path) -> None:
     assert tables[0].row_count == 4
     page = write_report(finished).read_text()
     assert 'id="attacks"' in page
+    assert "How often each attack was right" in page
     assert "History read" in page
+
+
+def test_the_figure_puts_each_case_at_its_success_and_its_chance(finished: Path) -> None:
+    results = read_results(finished)
+    entries = results.summary["attacks"]
+    assert [shown_measure(entry["findings"]) for entry in entries] == ["auc", "auc", "right-guesses"]
+    panels = success_against_chance(entries, marks(results.arms)).axes
+    assert [panel.get_title(loc="left") for panel in panels] == ["history", "check"]
+    drawn = [one for one in panels[0].containers if isinstance(one, ErrorbarContainer)]
+    lines: list[Any] = [one.lines[0] for one in drawn]
+    values = [f["value"] for entry in entries[:2] for f in entry["findings"] if f["measure"] == "auc"]
+    assert [float(line.get_xdata()[0]) for line in lines] == values
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["one answer", "sum of 4"]
 
 
 def test_the_effective_configuration_reads_back(finished: Path) -> None:
