@@ -50,14 +50,17 @@ def protect(
     """
     correlation = None if privacy.continual is None else Correlation.of(privacy.continual, schedule)
     mechanism = Gaussian()
-    if privacy.trust != "central" and not is_simulation(engine):
+    over_messages = getattr(engine, "secure_sums", None)
+    if not (privacy.trust == "central" or (privacy.trust == "secagg" if over_messages else is_simulation(engine))):
         raise PrivacyError(
-            f"privacy.trust = '{privacy.trust}': this engine's nodes reply with sums of plain answers; set trust = "
-            "'central', or simulate with engine.kind = 'local'"
+            f"privacy.trust = '{privacy.trust}': this engine's nodes reply with sums of their users; set trust = "
+            "'central' or 'secagg', or simulate with engine.kind = 'local'"
         )
     sums: PrivateSums
     if privacy.trust == "central":
         sums = ServerNoise(mechanism, source)
+    elif over_messages is not None:
+        sums = over_messages(mechanism, source, privacy.answering)
     elif privacy.trust == "secagg":
         sums = MaskedSums(mechanism, source, clients, privacy.answering, privacy.executed)
     elif privacy.trust == "distributed":

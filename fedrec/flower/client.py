@@ -1,4 +1,4 @@
-"""`client_app`: a node as Flower's ClientApp. Two messages reach it: a greeting, and a query."""
+"""`client_app`: a node as Flower's ClientApp. What reaches it: a greeting, a query, the steps of a secure sum."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedrec.flower.node import Holding, Node, Payloads
 from fedrec.flower.records import LARGEST
 from fedrec.flower.stores import ContextStore, FolderStore, Store
 
-GREET, SUM = "query.greet", "query.sum"
+GREET, SUM, SECURE = "query.greet", "query.sum", "query.secure"
 """The types of the messages."""
 
 Values = Mapping[str, bool | float | int | str]
@@ -39,6 +39,7 @@ def client_app(holding_of: HoldingOf, state_of: Callable[[Values], Path | None] 
     app = ClientApp()
     app.query("greet")(partial(_greet, node))
     app.query("sum")(partial(_answer, node))
+    app.query("secure")(partial(_secure, node))
     return app
 
 
@@ -63,3 +64,7 @@ def _greet(node: Callable[[Context], Node], message: Message, context: Context) 
 
 def _answer(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
     return Message(node(context).answer(message.content), reply_to=message)
+
+
+def _secure(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
+    return Message(node(context).secure(message.content), reply_to=message)

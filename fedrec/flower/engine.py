@@ -22,6 +22,7 @@ from torch import Tensor
 from fedrec.errors import ConfigError, DataError, PrivacyError, RunError
 from fedrec.federated import ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
+from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.adding import empty_sums
 from fedrec.flower.client import GREET, SUM
 from fedrec.flower.node import require_own_draw
@@ -37,7 +38,7 @@ from fedrec.flower.requests import (
     request_to_record,
     require_heading,
 )
-from fedrec.privacy import Clip
+from fedrec.privacy import Clip, Mechanism, UniformSource
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class FlowerEngine:
         self.participation = require_own_draw(participation or ParticipationConfig())
         self.roll = roll
         self.silos = silos
-        self._post = post
+        self.post = post
         self._session, self._seed = session, seed
         self._randomness: Randomness = randomness
         self._clock = clock
@@ -217,13 +218,13 @@ class FlowerEngine:
         Raises:
             RunError: if no node answers, so that there is nobody to go on with.
         """
-        request = self._request((round, phase), clip)
+        request = self.request((round, phase), clip)
         content = request_to_record(query, request)
         dtype = query.dtype if clip is None else torch.float64
         sums = empty_sums(query, clipped=clip is not None)
         counts, refusals, failed = Counter[str](), Counter[str](), Counter[str]()
         up = 0
-        for node, reply in self._post.ask(SUM, dict.fromkeys(self.roll.nodes, content)):
+        for node, reply in self.post.ask(SUM, dict.fromkeys(self.roll.nodes, content)):
             answer = self._checked(node, reply, query, request)
             if isinstance(answer, DataError):
                 failed[_sort_of(answer)] += 1
@@ -264,6 +265,12 @@ class FlowerEngine:
             "method with engine.kind = 'local'"
         )
 
+    def secure_sums(self, mechanism: Mechanism, source: UniformSource, answering: float) -> PrivateSums:
+        """Sums that the server learns from masks alone, noised by it."""
+        from fedrec.flower.masked import MaskedNodes  # it is built on this module
+
+        return MaskedNodes(self, mechanism, source, answering)
+
     def tensors(self) -> dict[str, Tensor]:
         """The moment that nodes are rolled back to, and earlier ones; they keep their users' state of each."""
         if self._base not in self._kept:
@@ -277,8 +284,8 @@ class FlowerEngine:
         self._kept = [(round, phase) for round, phase in tensors["kept"].tolist()]
         self._attempt = max(self._clock(), self._attempt + 1)
 
-    def _request(self, moment: Moment, clip: Clip | None) -> Request:
-        """A query asked again starts from where it started before.
+    def request(self, moment: Moment, clip: Clip | None) -> Request:
+        """What goes with the query of a moment. A query asked again starts from where it started before.
 
         Raises:
             PrivacyError: if there are clips by table, of which a message tells one norm: nodes would clip by that
@@ -319,7 +326,7 @@ class FlowerEngine:
             return reply
         try:
             require_heading(reply, query.kind, request)
-            return answer_from_record(reply, query, self.roll.nodes[node].users, self._post.largest)
+            return answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest)
         except DataError as error:
             return error
 

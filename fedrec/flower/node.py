@@ -6,6 +6,7 @@ its users remember stays in its store.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
-from fedrec.errors import ConfigError, DataError, FedrecError
+from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
+from fedrec.flower import secure
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.requests import (
     Greeting,
@@ -27,6 +29,7 @@ from fedrec.flower.requests import (
 )
 from fedrec.flower.stores import Kept, Store
 from fedrec.privacy import Clip
+from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
 
 
@@ -107,16 +110,62 @@ class Node:
         except FedrecError as error:
             return refusal(str(error))
 
+    def secure(self, record: RecordDict) -> RecordDict:
+        """One step of a secure sum, or a refusal."""
+        try:
+            request = request_from_record(record)
+            session, number = secure.session_from_record(record)
+            kept = self._kept(request)
+            step = secure.step_from(record)
+            if step == secure.ADVERTISE:
+                summand = Summand(number, session)
+            else:
+                summand = _begun(kept, session, number)
+            answer, totals = self._step(step, summand, record, request)
+            kept = self._kept(request) if totals is not None else kept
+            state = {"label": session.label, "number": number, **summand.pack()}
+            self._store.save(replace(kept, attempt=request.attempt, summand=json.dumps(state)))
+            return head(answer, f"secure-{step}", request)
+        except FedrecError as error:
+            return refusal(str(error))
+
+    def _step(
+        self, step: str, summand: Summand, record: RecordDict, request: Request
+    ) -> tuple[RecordDict, Totals | None]:
+        """A node's answer to a step, and the sum over its users if the step asks for it."""
+        if step == secure.ADVERTISE:
+            return secure.adverts_to_record([summand.advertise()]), None
+        if step == secure.SHARE:
+            return secure.boxes_to_record(summand.share(secure.adverts_from_record(record))), None
+        if step == secure.UNMASK:
+            return secure.shares_to_record(summand.unmask(secure.survivors_from_record(record))), None
+        if step != secure.MASK:
+            raise DataError(f"step '{step}' of a secure sum; there is none such")
+        query = self._payloads.read(record, request, self._largest)
+        layout = secure.layout_from_record(record, query)
+        secure.require_layout(layout, summand.session)
+        totals = self.sum(query, request)
+        return secure.masked_to_record(summand.mask(layout.words_of(totals), secure.boxes_from_record(record))), totals
+
+    def _kept(self, request: Request) -> Kept:
+        """What is remembered of a request's session.
+
+        Raises:
+            ConfigError: if a later moment was answered already.
+        """
+        kept = self._store.load()
+        if kept is None or kept.session != request.session:
+            kept = Kept(request.session)
+        _require_current(kept, request)
+        return kept
+
     def sum(self, query: Query, request: Request) -> Totals:
         """The sum over its users, their private state being committed under the moment.
 
         Raises:
             ConfigError: if a later moment was answered already, or participation cannot be drawn by nodes.
         """
-        kept = self._store.load()
-        if kept is None or kept.session != request.session:
-            kept = Kept(request.session)
-        _require_current(kept, request)
+        kept = self._kept(request)
         if request.randomness == "os" and not kept.secret:
             kept = replace(kept, secret=secrets.token_hex(32))
         sample = Streams(int(kept.secret, 16)) if request.randomness == "os" else None
@@ -131,6 +180,18 @@ class Node:
         same = base is not None and not query.private and participation.late == "discard"
         self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
         return totals
+
+
+def _begun(kept: Kept, session: Session, number: int) -> Summand:
+    """The node's side of a secure sum that has begun.
+
+    Raises:
+        PrivacyError: if it is not this one: what was agreed on has changed, or its secrets are gone.
+    """
+    packed = json.loads(kept.summand) if kept.summand else {}
+    if (packed.get("label"), packed.get("number")) != (session.label, number):
+        raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
+    return Summand.unpack(number, session, packed)
 
 
 def _require_current(kept: Kept, request: Request) -> None:

@@ -35,6 +35,7 @@ from fedrec.federated import (
     Totals,
 )
 from fedrec.federated.answers import Answer
+from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.client import Values, client_app
 from fedrec.flower.engine import FlowerEngine, Post, greet
 from fedrec.flower.holdings import load_devices, save_devices
@@ -42,7 +43,7 @@ from fedrec.flower.internals import run_on_ray
 from fedrec.flower.node import Holding
 from fedrec.flower.server import server_app
 from fedrec.flower.stores import FolderStore, Kept
-from fedrec.privacy import Clip
+from fedrec.privacy import Clip, Mechanism, UniformSource
 from fedrec.streams import Streams
 
 _SESSION = "simulation"
@@ -88,7 +89,7 @@ class RaySimulation:
         self, engine: FlowerEngine, dealt: Dealt, parts: Sequence[Tensor], folder: tempfile.TemporaryDirectory[str]
     ) -> None:
         self.devices = dealt.devices
-        self._engine = engine
+        self.engine = engine
         self._dealt = dealt
         self._parts = parts
         self._folder = folder
@@ -97,24 +98,28 @@ class RaySimulation:
     @property
     def participation(self) -> ParticipationConfig:
         """Who takes part in a round."""
-        return self._engine.participation
+        return self.engine.participation
 
     @property
     def expected(self) -> float:
         """q|U|."""
-        return self._engine.expected
+        return self.engine.expected
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """As `FlowerEngine.sum`."""
-        return self._engine.sum(query, round=round, phase=phase, clip=clip)
+        return self.engine.sum(query, round=round, phase=phase, clip=clip)
 
     def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
         """As `FlowerEngine.answers`."""
-        return self._engine.answers(query, round=round, phase=phase, clip=clip)
+        return self.engine.answers(query, round=round, phase=phase, clip=clip)
+
+    def secure_sums(self, mechanism: Mechanism, source: UniformSource, answering: float) -> PrivateSums:
+        """As `FlowerEngine.secure_sums`."""
+        return self.engine.secure_sums(mechanism, source, answering)
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """What some users' devices hold."""
-        moment = tuple(self._engine.tensors()["moment"].tolist())
+        moment = tuple(self.engine.tensors()["moment"].tolist())
         if self._seen is None or self._seen[0] != moment:
             local = LocalEngine(self.devices, self._dealt.streams, self._dealt.participation)
             local.restore(self.tensors())
@@ -123,7 +128,7 @@ class RaySimulation:
 
     def tensors(self) -> dict[str, Tensor]:
         """The users' private state, as `LocalEngine.tensors` gives it."""
-        moment = self._engine.tensors()["moment"]
+        moment = self.engine.tensors()["moment"]
         round, phase = moment.tolist()
         kept = [store.load() for store in self._stores]
         states = [(found.at((round, phase)) if found is not None else None) or {} for found in kept]
@@ -138,7 +143,7 @@ class RaySimulation:
             assert len(part)
             store.save(Kept(_SESSION, 0, (round, phase), {(round, phase): state}, secret))
         moment = torch.tensor([round, phase])
-        self._engine.restore({"moment": moment, "kept": moment.unsqueeze(0)})
+        self.engine.restore({"moment": moment, "kept": moment.unsqueeze(0)})
         self._seen = None
 
     @property

@@ -95,6 +95,11 @@ def request_to_record(query: Query, request: Request) -> RecordDict:
     return record
 
 
+def request_alone(request: Request) -> RecordDict:
+    """The circumstances of a query that another message brings."""
+    return RecordDict({_REQUEST: ConfigRecord({"version": VERSION, **asdict(request)})})
+
+
 def request_from_record(record: RecordDict) -> Request:
     """The circumstances of a message's query.
 

@@ -37,6 +37,7 @@ class Kept:
         attempt: the highest that was asked.
         latest: the moment that was answered last.
         states: moment -> the users' private state, as `LocalEngine.tensors` gives it.
+        summand: the node's side of a secure sum that has begun, as JSON; "" is none.
         secret: what the node draws participants from where the seed is not to tell; "" is not drawn yet.
     """
 
@@ -45,6 +46,7 @@ class Kept:
     latest: Moment = (0, 0)
     states: Mapping[Moment, Mapping[str, Tensor]] = field(default_factory=dict)
     secret: str = ""
+    summand: str = ""
 
     def moment_at(self, moment: Moment) -> Moment | None:
         """The last moment with a state that is not after this one, since a node may have missed some; None if new."""
@@ -77,7 +79,8 @@ def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
                 names[id(tensor)] = str(len(packed))
                 packed[names[id(tensor)]] = tensor
             states.setdefault(f"{round}/{phase}", {})[name] = names[id(tensor)]
-    facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest), "secret": kept.secret}
+    facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest)}
+    facts |= {"secret": kept.secret, "summand": kept.summand}
     return packed, json.dumps({**facts, "states": states})
 
 
@@ -88,7 +91,7 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
         round, phase = map(int, moment.split("/"))
         states[round, phase] = {name: packed[place] for name, place in state.items()}
     round, phase = facts["latest"]
-    return Kept(facts["session"], facts["attempt"], (round, phase), states, facts["secret"])
+    return Kept(facts["session"], facts["attempt"], (round, phase), states, facts["secret"], facts["summand"])
 
 
 class ContextStore:

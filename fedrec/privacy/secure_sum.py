@@ -26,6 +26,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -245,6 +246,32 @@ class Summand:
             else:
                 keys[other] = opened[shamir.SHARE_BYTES :]
         return Shares(self.user, seeds, keys)
+
+    def pack(self) -> dict[str, Any]:
+        """Everything that it remembers, JSON-able, secrets included: for a device whose process ends between steps."""
+        adverts = [[advert.user, advert.mask_key.hex(), advert.seal_key.hex()] for advert in self._adverts.values()]
+        return {
+            "mask_key": self._mask_key.private_bytes_raw().hex(),
+            "seal_key": self._seal_key.private_bytes_raw().hex(),
+            "seed": self._seed.hex(),
+            "adverts": adverts,
+            "boxes": {str(user): box.hex() for user, box in self._boxes.items()},
+            "masked": self._masked,
+            "revealed": self._revealed,
+        }
+
+    @classmethod
+    def unpack(cls, user: int, session: Session, packed: Mapping[str, Any]) -> Summand:
+        """The counterpart of `pack`."""
+        summand = cls(user, session)
+        summand._mask_key = X25519PrivateKey.from_private_bytes(bytes.fromhex(packed["mask_key"]))
+        summand._seal_key = X25519PrivateKey.from_private_bytes(bytes.fromhex(packed["seal_key"]))
+        summand._seed = bytes.fromhex(packed["seed"])
+        adverts = [Advert(n, bytes.fromhex(mask), bytes.fromhex(seal)) for n, mask, seal in packed["adverts"]]
+        summand._adverts = {advert.user: advert for advert in adverts}
+        summand._boxes = {int(sender): bytes.fromhex(box) for sender, box in packed["boxes"].items()}
+        summand._masked, summand._revealed = packed["masked"], packed["revealed"]
+        return summand
 
     def _sealing_key(self, other: int) -> bytes:
         return _agree(self._seal_key, self._adverts[other].seal_key, f"seal/{self.session.label}")

@@ -164,6 +164,28 @@ def _histories(federation: Federation) -> tuple[torch.Tensor, list[int]]:
     return items, indptr.diff().tolist()
 
 
+def test_with_trust_secagg_no_message_holds_a_nodes_sum(tmp_path: Path) -> None:
+    """But for the test's sums, which the guarantee says it leaves out."""
+    arm = {
+        "name": "masked",
+        "method": {"kind": "ego-lightgcn", "dim": 4, "rounds": 3, "stopping": {"patience": 0}},
+        "privacy": {"epsilon": 8.0, "delta": 1e-3, "trust": "secagg"},
+    }
+    federation = Federation(tmp_path)
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [arm]})
+    deployed = federation.deployed()
+    kinds = {
+        message.content["answer"]["kind"]
+        for message in federation.messages
+        if message.metadata.reply_to_message_id and "answer" in message.content
+    }
+    masked = {f"secure-{step}" for step in ("advertise", "share", "mask", "unmask")}
+    assert kinds == masked | {"evaluate", "census", "measure"}
+    guarantee = json.loads((deployed / "summary.json").read_text())["arms"]["masked"]["guarantee"]
+    assert guarantee["trust"] == "secagg"
+    assert "Not paid for" in guarantee["words"]
+
+
 class _DiesAfter(InProcessGrid):
     """A grid whose server is killed after some messages."""
 

@@ -130,11 +130,11 @@ def test_an_old_query_is_refused_by_a_node(devices: Devices, tmp_path: Path) -> 
     grid = grid_of(devices, [list(range(40))], state=tmp_path)
     engine = engine_on(grid)
     engine.sum(Count(25), round=4)
-    record = request_to_record(Count(25), engine._request((5, 0), None))
-    old = Request(**{**engine._request((6, 0), None).__dict__, "round": 3, "base_round": 2, "keep": ""})
+    record = request_to_record(Count(25), engine.request((5, 0), None))
+    old = Request(**{**engine.request((6, 0), None).__dict__, "round": 3, "base_round": 2, "keep": ""})
     node = Node(node._holding, FolderStore(tmp_path / "1"))
     assert "an old query: round 3, phase 0" in str(refused(node.answer(request_to_record(Count(25), old))))
-    earlier = Request(**{**engine._request((7, 0), None).__dict__, "attempt": engine._attempt - 1})
+    earlier = Request(**{**engine.request((7, 0), None).__dict__, "attempt": engine._attempt - 1})
     assert "an old query" in str(refused(node.answer(request_to_record(Count(25), earlier))))
     assert "request" in record
 

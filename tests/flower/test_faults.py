@@ -84,7 +84,7 @@ def test_a_faulty_answer_is_refused_by_name_and_the_round_goes_on(
     change, reason = FAULTS[name]
     grid = grid_of(devices, dealt(devices, 3))
     engine = engine_on(grid, timeout=0.3)
-    engine._post.largest = 100_000
+    engine.post.largest = 100_000
     state = trained(METHOD, engine, [1])
     grid.change = change
     query = METHOD.memory(state)
@@ -184,7 +184,7 @@ def dropping(part: str) -> BrokenRequest:
 def test_a_node_refuses_what_it_should_not_answer(devices: Devices, change: BrokenRequest, reason: str) -> None:
     grid = grid_of(devices, dealt(devices, 2))
     engine = engine_on(grid)
-    record = request_to_record(Count(25), engine._request((1, 0), None))
+    record = request_to_record(Count(25), engine.request((1, 0), None))
     change(record)
     for context in grid._contexts.values():
         context.node_config["largest"] = 5000
@@ -198,7 +198,7 @@ def test_a_node_refuses_what_it_should_not_answer(devices: Devices, change: Brok
 def test_a_refused_message_leaves_no_trace(devices: Devices) -> None:
     grid = grid_of(devices, dealt(devices, 2))
     engine = engine_on(grid)
-    request = engine._request((1, 0), None)
+    request = engine.request((1, 0), None)
     record = request_to_record(Count(25), Request(**{**request.__dict__, "participation": "none"}))
     grid._app(number_message(Message(record, 1, "query.sum"), "1"), grid._contexts[1])
     assert not grid._contexts[1].state
