@@ -1,6 +1,7 @@
-# Two targets, which need Python 3.11 or newer, make and a package index:
-#   make quickstart   install into .venv and run the main experiment
-#   make test         install the development tools, lint, check types and imports, test
+# Three targets, which need Python 3.11 or newer, make and a package index:
+#   make quickstart        install into .venv and run the main experiment
+#   make test              install the development tools, lint, check types and imports, test
+#   make test-deployment   the tests that start Ray, a SuperLink and SuperNodes: some minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -9,7 +10,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 export FLWR_TELEMETRY_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE  # waiting threads that spin make small operations crawl on shared cores
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test test-deployment clean
 
 quickstart: .venv/installed
 	$(BIN)/fedrec run experiments/quickstart.toml
@@ -20,6 +21,9 @@ test: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+test-deployment: .venv/installed-dev
+	$(BIN)/pytest -m deployment
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
