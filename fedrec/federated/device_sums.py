@@ -209,6 +209,9 @@ class DistributedNoise(MaskedSums):
         source: where each client's noise comes from.
         population, answering, executed: as `MaskedSums`. The least share that answers is also the least that does not
             tell the server its noise, and each client adds noise enough for that share to protect everyone.
+
+    Neighbours are answers of one client and zeros in their place, clip bits included: the server sees who takes part,
+    so that nobody can be missing. They differ by the clip.
     """
 
     trust: Trust = "distributed"

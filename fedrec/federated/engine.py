@@ -180,7 +180,8 @@ class LocalEngine:
         self.memory = PrivateMemory(len(devices))
         self._pending = Pending()
         self._broadcasts = Broadcasts()
-        self._sample = sample or streams
+        # Cycles hide nobody, and must be the same ones after a run was interrupted, when a secret sample is another.
+        self._sample = streams if sample is None or self.participation.sampling == "cyclic" else sample
         self._chunk_bytes = chunk_bytes
         self._threads = threads
         self._drawn: tuple[int, Participants] | None = None

@@ -52,7 +52,7 @@ class ReferenceEngine:
         self.devices = devices
         self.streams = streams
         self.participation = participation or ParticipationConfig()
-        self._sample = sample or streams
+        self._sample = streams if sample is None or self.participation.sampling == "cyclic" else sample
         self._silo: list[int] = list(range(len(devices))) if devices.silo is None else devices.silo.tolist()
         self._committed = (0, 0)
         self._memory: dict[str, dict[int, Tensor | tuple[Tensor, Tensor]]] = {}

@@ -263,7 +263,7 @@ _UNIT = {
 _ADJACENCY = {
     "central": "add or remove one {one}",
     "secagg": "add or remove one {one}",
-    "distributed": "replace the data of one {one} by none, while it takes part as before",
+    "distributed": "replace every answer of one {one} by zeros, while it takes part as before",
     "local": "replace the data of one {one} by any other",
 }
 _RELEASED_TO = {

@@ -165,6 +165,16 @@ def test_distributed_noise_of_all_devices_together_is_what_is_stated(
     assert abs(float(found.mean()) / deviation**2 - 1) < 6 * math.sqrt(2 / seeds / 26)
 
 
+def test_the_least_number_of_devices_has_the_stated_noise(devices: Devices) -> None:
+    """Four of forty are lost after sharing, and take their noise with them: what is left is just enough."""
+    query, seeds = Spoilt(devices.keys[:4]), 60
+    truth = exact(devices.take(torch.arange(4, 40)), Count(25), 1.2)
+    ways = [DistributedNoise(source(seed), 40, 0.9, executed=False) for seed in range(seeds)]
+    noise = torch.stack([private(devices, way).sum(query, round=1).sums["count"] - truth for way in ways])
+    deviation = SIGMA * math.sqrt(2) * 1.2
+    assert abs(float(noise.square().mean()) / deviation**2 - 1) < 6 * math.sqrt(2 / seeds / 25)
+
+
 @pytest.mark.parametrize(("executed", "seeds"), [(True, 30), (False, 120)], ids=["devices", "sum"])
 def test_local_noise_is_that_of_every_answer_at_twice_the_clip(devices: Devices, executed: bool, seeds: int) -> None:
     found = variance_of(

@@ -168,6 +168,8 @@ def test_in_cycles_every_user_takes_part_once_in_each(devices: Devices) -> None:
             assert torch.equal(torch.stack([totals.sums["count"] for totals in cycle]).sum(dim=0), everyone)
         assert all(0 < totals.answered < 40 for totals in rounds)
         assert engine.expected == 10.0
+        secret = type(engine)(devices, Streams(0), config, sample=Streams(1))
+        assert torch.equal(secret.sum(Count(25), round=1).sums["count"], rounds[0].sums["count"])  # whoever resumes
     with pytest.raises(ConfigError, match=r"rate = 0\.3 is not one over a whole number of rounds"):
         build_config(ParticipationConfig, {"sampling": "cyclic", "rate": 0.3}, "participation")
 

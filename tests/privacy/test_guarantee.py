@@ -156,7 +156,7 @@ def test_a_smaller_delta_is_taken(delta: float, n_users: int) -> None:
     ("trust", "neighbours", "released"),
     [
         ("secagg", "add or remove one user", "The server sees the exact sums, and no single answer"),
-        ("distributed", "replace the data of one user by none", "The server sees noisy sums alone"),
+        ("distributed", "replace every answer of one user by zeros", "The server sees noisy sums alone"),
         ("local", "replace the data of one user by any other", "gets noisy answers alone"),
     ],
 )
