@@ -139,8 +139,8 @@ class Rows:
         return Rows.coalesce(client[self.owner], self.index, self.value, n_rows)
 
     def scaled(self, scale: Tensor) -> Rows:
-        """Each contribution times its user's scale, [n_users]."""
-        return Rows(self.owner, self.index, self.value * scale.to(self.value.dtype)[self.owner].unsqueeze(1))
+        """Each contribution times its user's scale, [n_users], in double precision: rounding must not undo a clip."""
+        return Rows(self.owner, self.index, self.value.double() * scale.double()[self.owner].unsqueeze(1))
 
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add the contributions, each times its user's scale ([n_users]; None is 1), to the table, in place.
@@ -212,8 +212,8 @@ class Outer:
         return Rows(*(torch.cat([getattr(part, name) for part in parts]) for name in ("owner", "index", "value")))
 
     def scaled(self, scale: Tensor) -> Outer:
-        """Each contribution times its user's scale, [n_users] ≥ 0."""
-        return Outer(self.owner, self.index, self.value * scale.to(self.value.dtype).sqrt()[self.owner])
+        """Each contribution times its user's scale, [n_users] ≥ 0, in double precision."""
+        return Outer(self.owner, self.index, self.value.double() * scale.double().sqrt()[self.owner])
 
     def add_to(self, total: Tensor, scale: Tensor | None) -> None:
         """Add Σ_u scale_u c_u c_uᵀ to the table, dense or a coalesced sparse COO tensor, in place."""

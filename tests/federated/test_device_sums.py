@@ -40,6 +40,7 @@ from fedrec.privacy.fixed_point import FixedPoint
 from fedrec.privacy.secure_round import Traffic, sparse_enough
 from fedrec.privacy.secure_sum import Session
 from fedrec.streams import Streams
+from tests.federated.conftest import interactions
 
 SIGMA = 1.5
 PLAN = Schedule(
@@ -102,6 +103,17 @@ def test_a_secure_sum_is_the_plain_sum_to_the_stated_resolution(devices: Devices
     released = engine.sum(query, round=1).sums[query.kind]
     error = (released - exact(devices, query, clip)).abs().max()
     assert 0 < error <= FixedPoint(clip, 40).largest_error
+
+
+def test_clipped_answers_of_single_precision_keep_to_the_clip_and_can_be_encoded() -> None:
+    devices = Devices.of(interactions([[user % 5] for user in range(10)], 5))
+    query = Gram(torch.linspace(0.5, 1.0, 5))
+    for clip in (0.11, 0.17, 0.23):  # rounding to single adds to one of the five answers at each
+        for answer in LocalEngine(devices, Streams(0)).answers(query, round=1, clip=Clip(clip)):
+            contribution = answer.contributions["gram"]
+            assert float(contribution.squared_norms(1).sqrt()) <= clip * (1 + 1e-14)
+        plan = Schedule((PlannedRelease(query="gram", draws=1, clip=clip),))
+        private(devices, MaskedSums(Silent(), source(), 10, 0.8, executed=False), plan=plan).sum(query, round=1)
 
 
 def test_masks_change_no_bit(devices: Devices) -> None:
