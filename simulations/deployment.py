@@ -4,13 +4,14 @@
 
 Deals the users of the experiment's data to nodes, makes certificates and keys, and starts `flower-superlink` with TLS
 and node authentication and one `flower-supernode` a node, all on loopback. A node is told where its own file and the
-public catalogue lie, and nothing of the others. Then `fedrec run --engine flower` runs the experiment on them. Whatever
-was started is stopped in the end, also when the script is interrupted. What an operator of several machines does by
-hand is in docs/deployment.md.
+public catalogue lie, and nothing of the others. Then `fedrec run` runs the experiment's federated arms on them; given
+again, the command finishes an interrupted run. Whatever was started is stopped in the end, also when the script is
+interrupted. What an operator of several machines does by hand is in docs/deployment.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import json
@@ -26,11 +27,15 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import psutil
 import tomli_w
 
-from fedrec.errors import RunError
+from fedrec.data import CleaningConfig, load_interactions, shard
+from fedrec.errors import FedrecError, RunError
+from fedrec.experiment import ExperimentConfig, RunDirectory, read_config
+from fedrec.federated import EngineConfig
 from simulations.credentials import NodeKeys, Tls, make_node_keys, make_tls
 from simulations.processes import environment
 
@@ -90,8 +95,16 @@ class Deployment:
     def of(cls, folder: Path, shards: Sequence[Path], catalogue: Path) -> Deployment:
         """One node for each folder that `fedrec data shard` wrote."""
         folder = folder.resolve()
-        told = [{"data": str(shard.resolve()), "catalogue": str(catalogue.resolve())} for shard in shards]
-        return cls(folder, [Node(folder / f"supernode-{number}", config) for number, config in enumerate(told)])
+        folder.mkdir(parents=True, exist_ok=True)
+        remembered = folder / "port"  # a run that goes on is on the same SuperLink
+        port = int(remembered.read_text()) if remembered.exists() else free_port()
+        remembered.write_text(f"{port}\n")
+        public = {"catalogue": str(catalogue.resolve())}
+        nodes = []
+        for number, own in enumerate(shards):
+            home = folder / f"supernode-{number}"
+            nodes.append(Node(home, {"data": str(own.resolve()), "state": str(home / "state"), **public}))
+        return cls(folder, nodes, port)
 
     @property
     def address(self) -> str:
@@ -104,6 +117,11 @@ class Deployment:
         return self.folder / "superlink"
 
     @property
+    def database(self) -> Path:
+        """What the SuperLink remembers its nodes and runs in."""
+        return self.home / "state.db"
+
+    @property
     def tls(self) -> Tls:
         """The SuperLink's certificate."""
         credentials = self.folder / "credentials"
@@ -113,6 +131,7 @@ class Deployment:
         try:
             make_tls(self.folder / "credentials", [HOST, "localhost"])
             self.home.mkdir(parents=True, exist_ok=True)
+            self.database.unlink(missing_ok=True)  # nodes get new keys, and are registered anew
             connection = {"address": self.address, "root-certificates": str(self.tls.authority)}
             superlink = {"default": "deployment", "deployment": connection}
             (self.home / "config.toml").write_text(tomli_w.dumps({"superlink": superlink}))
@@ -134,7 +153,7 @@ class Deployment:
         command = ["flower-superlink", "--host", HOST, "--port", str(self.port), "--enable-supernode-auth"]
         command += ["--ssl-ca-certfile", str(self.tls.authority), "--ssl-certfile", str(self.tls.certificate)]
         command += ["--ssl-keyfile", str(self.tls.key), "--disable-runtime-dependency-installation"]
-        command += ["--database", str(self.home / "state.db")]
+        command += ["--database", str(self.database)]
         self._superlink = self._begin(command, self.home, self.home / "superlink.log")
         self._await(self._answers, "the SuperLink", self._superlink, self.home / "superlink.log")
 
@@ -277,3 +296,73 @@ def _end_with_parent() -> None:
     """Between fork and exec: even if this script is killed outright, what it started is told to end."""
     assert _libc is not None
     _libc.prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def deployed(config: ExperimentConfig, nodes: int, folder: Path) -> tuple[ExperimentConfig, list[Path]]:
+    """The experiment as nodes can run it, and their shards, which are dealt if they are not there yet.
+
+    What looks at everyone's data is done before they are dealt: cleaning.
+
+    Args:
+        config: what was asked.
+        nodes: how many.
+        folder: of the shards.
+    """
+    if not folder.exists():
+        shard(load_interactions(config.data)[0], nodes, folder)
+    settings = {"kind": "flower", "nodes": nodes, "catalogue": str(folder.resolve() / "catalogue.parquet")}
+    engine = EngineConfig.model_validate(config.engine.model_dump() | settings)
+    clean = CleaningConfig(invalid=config.data.clean.invalid, duplicates=config.data.clean.duplicates)
+    data = config.data.model_copy(update={"clean": clean})
+    return (
+        config.model_copy(update={"engine": engine, "data": data}),
+        [folder / f"node-{number}" for number in range(nodes)],
+    )
+
+
+def run_on(deployment: Deployment, config: ExperimentConfig, out: Path) -> int:
+    """Run an experiment on a deployment, or finish its run in a folder, and show what it says; the exit code."""
+    asked = deployment.folder / "experiment.toml"
+    engine = config.engine.model_copy(update={"superlink": deployment.address})
+    asked.write_text(config.model_copy(update={"engine": engine}).to_toml())
+    command = ["resume", str(out)] if RunDirectory(out).begun else ["run", str(asked), "--out", str(out)]
+    fedrec = [sys.executable, "-m", "fedrec.cli"]
+    return subprocess.run([*fedrec, *command], env=deployment.environment(deployment.home), check=False).returncode
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """The first signal ends the run, and what was started; a second one must not keep that from being finished."""
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Deploy, run, and stop everything."""
+    description, _, details = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="the experiment, a TOML file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in fedrec run")
+    parser.add_argument("--nodes", type=int, default=3, help="SuperNodes that the users are dealt to (default: 3)")
+    parser.add_argument("--out", type=Path, default=Path("runs/deployed"), help="folder of the run")
+    asked = parser.parse_args(arguments)
+    place = asked.out.with_name(f"{asked.out.name}-deployment")
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, _interrupt)
+    try:
+        config, shards = deployed(read_config(asked.config, asked.set), asked.nodes, place / "data")
+        with Deployment.of(place, shards, place / "data" / "catalogue.parquet") as deployment:
+            print(f"{asked.nodes} SuperNodes at {deployment.address}; their logs are in {place}", file=sys.stderr)
+            return run_on(deployment, config, asked.out)
+    except FedrecError as error:
+        print(f"deployment: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("deployment: interrupted; everything is stopped. Give the command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
