@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,10 @@ import pandas as pd
 import pytest
 
 from fedrec.data import load_interactions, shard
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, RunError
 from fedrec.evaluation import OMITTED
 from fedrec.experiment import ExperimentConfig, RunDirectory, run
+from fedrec.experiment.apps import serve
 from fedrec.experiment.deployed import run_deployed
 from fedrec.flower import InProcessGrid
 from fedrec.flower.node_app import client
@@ -106,3 +111,56 @@ def test_a_catalogue_that_is_not_the_nodes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no user column 'group'; valid: activity"):
         run_deployed(asked(kind="flower", nodes=2), nodes, tmp_path / "deployed")
     assert not (tmp_path / "deployed").exists()
+
+
+@pytest.mark.parametrize("write", [3, 5])
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    """At the first checkpoint, or later: what is on the disk stays whole, and the run goes on from it."""
+    config = asked(("activity",), kind="flower", nodes=2).model_copy(update={"seeds": (0,)})
+    config = config.model_copy(update={"arms": config.arms[:1]})
+    whole = run_deployed(config, grid(config, tmp_path / "whole-shards", 2), tmp_path / "whole")
+    nodes, out, written = grid(config, tmp_path / "shards", 2), tmp_path / "run", 0
+    really = os.fsync
+
+    def fsync(file: int) -> None:
+        nonlocal written
+        written += not stat.S_ISDIR(os.fstat(file).st_mode)
+        if written >= write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(RunError, match=r"cannot be written \(No space left on device\)") as told:
+            run_deployed(config, nodes, out)
+    assert "\n" not in str(told.value)
+    run_deployed(config, nodes, out)
+    for name in ("metrics.csv", "history.csv"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    config = asked(("activity",), kind="flower", nodes=2)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be written"):
+        run_deployed(config, grid(config, tmp_path / "shards", 2), tmp_path / "file" / "run")
+
+
+def test_the_server_says_how_far_it_is_and_why_it_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = asked(("activity",), kind="flower", nodes=2).model_copy(update={"seeds": (0,)})
+    nodes, out = grid(config, tmp_path / "shards", 2), tmp_path / "run"
+    told = {"experiment": config.to_toml(), "out": str(out)}
+    log = logging.getLogger("fedrec")
+    before, level = list(log.handlers), log.level
+    try:
+        serve(nodes, told)
+        with pytest.raises(RunError):
+            serve(nodes, told)
+    finally:
+        log.handlers, log.level = before, level
+    said = capsys.readouterr().err.splitlines()
+    assert "fedrec: federated, seed 0" in said
+    assert "fedrec: round 3 of 3, 2 nodes" in said
+    assert said[-1] == f"fedrec: {out}: holds a finished run; choose another folder, or delete it"
