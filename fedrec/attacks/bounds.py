@@ -101,7 +101,7 @@ def best_one_run_bound(
     for statistic in statistics:
         truth = included[torch.argsort(statistic, stable=True)]
         for share in shares:
-            half = max(1, round(share * canaries / 2))
+            half = max(1, min(canaries // 2, round(share * canaries / 2)))  # an odd canary is left over
             right = int((~truth[:half]).sum()) + int(truth[-half:].sum())
             bounds.append(one_run_bound(canaries, 2 * half, right, delta, 1 - allowed))
     return max(bounds)

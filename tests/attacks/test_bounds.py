@@ -70,6 +70,11 @@ def test_several_guessers_cost_confidence() -> None:
     assert best_one_run_bound([-perfect], included, 0.0) == 0.0
 
 
+def test_of_an_odd_number_one_canary_is_left_over() -> None:
+    included = torch.arange(11) % 2 == 0
+    assert best_one_run_bound([included.float()], included, 0.0, shares=(1.0,)) == one_run_bound(11, 10, 10, 0.0)
+
+
 def test_gaussian_epsilon_inverts_the_profile() -> None:
     # Dong, Roth & Su: at ε = 1 and μ = 1, δ = Φ(−½) − e Φ(−1½) = .30854 − 2.71828 · .06681 = .12693.
     assert gaussian_epsilon(1.0, 0.126937) == pytest.approx(1.0, abs=1e-4)
