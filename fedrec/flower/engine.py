@@ -26,7 +26,7 @@ from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.adding import empty_sums
 from fedrec.flower.client import GREET, SUM
 from fedrec.flower.node import require_own_draw
-from fedrec.flower.records import LARGEST, NodeAnswer, answer_from_record, size
+from fedrec.flower.records import LARGEST, NodeAnswer, answer_from_record, require_clipped, size
 from fedrec.flower.requests import (
     Greeting,
     Moment,
@@ -123,7 +123,8 @@ class Post:
     def _open(self, reply: Message, node: int) -> RecordDict | DataError:
         """The content of a reply, or what is wrong with it."""
         if reply.has_error():
-            return DataError(f"lost: {(reply.error.reason or f'error {reply.error.code}').strip().splitlines()[0]}")
+            reason = (reply.error.reason or "").strip() or f"error {reply.error.code}"
+            return DataError(f"lost: {reason.splitlines()[0]}")
         if reply.metadata.src_node_id not in (node, reply.metadata.dst_node_id):
             return DataError(f"answered by node {reply.metadata.src_node_id} in its place")
         content = reply.content
@@ -326,7 +327,10 @@ class FlowerEngine:
             return reply
         try:
             require_heading(reply, query.kind, request)
-            return answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest)
+            answer = answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest)
+            if request.clip:
+                require_clipped(answer, request.clip)
+            return answer
         except DataError as error:
             return error
 

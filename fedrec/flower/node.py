@@ -7,6 +7,7 @@ its users remember stays in its store.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from fedrec.flower.stores import Kept, Store
 from fedrec.privacy import Clip
 from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
+
+_ROOM = 16  # times the largest message, for tables: those that a few users' answers are added up in are mostly zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +167,9 @@ class Node:
 
         Raises:
             ConfigError: if a later moment was answered already, or participation cannot be drawn by nodes.
+            DataError: if the query's tables are too large to make room for.
         """
+        _require_room(query, request, _ROOM * self._largest)
         kept = self._kept(request)
         if request.randomness == "os" and not kept.secret:
             kept = replace(kept, secret=secrets.token_hex(32))
@@ -192,6 +197,15 @@ def _begun(kept: Kept, session: Session, number: int) -> Summand:
     if (packed.get("label"), packed.get("number")) != (session.label, number):
         raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
     return Summand.unpack(number, session, packed)
+
+
+def _require_room(query: Query, request: Request, most: int) -> None:
+    """Refuse tables that a few words of a message can ask for, and that no memory holds."""
+    in_full = request.clip or request.drawn_by.late == "fold"
+    shapes = [shape for name, shape in query.tables.items() if in_full or name not in query.sparse]
+    size = 8 * sum(map(math.prod, shapes))
+    if size > most:
+        raise DataError(f"query '{query.kind}' asks for tables of {size:,} bytes; this node has room for {most:,}")
 
 
 def _require_current(kept: Kept, request: Request) -> None:

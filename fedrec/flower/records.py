@@ -35,6 +35,8 @@ COUNTS = ("answered", "clipped", "delayed", "late")
 
 LARGEST = 1 << 29  # bytes of a message's arrays; a 500 MB item table is ten times Gowalla's in double precision
 
+_ROUNDING = 1e-5  # of devices that compute in single precision
+
 _NUMBERS = "fiub"  # kinds of NumPy types that are numbers: floating, signed, unsigned, bool
 
 
@@ -134,16 +136,33 @@ def answer_from_record(record: RecordDict, query: Query, users: int, largest: in
     counts = dict(part(record, _COUNTS, ConfigRecord))
     try:
         refused = json.loads(str(counts.pop("refused", "{}")))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"reasons of refusal that are no JSON: {error}") from error
     if set(counts) != set(COUNTS) or not all(map(_natural, counts.values())):
         raise DataError(f"counts {counts}; they must be natural numbers")
     if not isinstance(refused, dict) or not all(map(_natural, refused.values())):
         raise DataError(f"refused users {refused!r}; they must be natural numbers by reason")
     numbers = cast(dict[str, int], counts)
-    if numbers["answered"] + numbers["delayed"] + sum(refused.values()) > users or numbers["late"] > users:
+    drawn = numbers["answered"] + numbers["delayed"]
+    if drawn + sum(refused.values()) > users or numbers["late"] > users or numbers["clipped"] > drawn:
         raise DataError(f"counts {numbers} of a node of {users} users")
     return NodeAnswer(found, numbers, refused)
+
+
+def require_clipped(answer: NodeAnswer, clip: float) -> None:
+    """Refuse what clipped contributions cannot add up to: a node moves a sum by no more than its users may.
+
+    Args:
+        answer: of a node that was asked to clip.
+        clip: norm of one user's contribution at most, over all tables.
+
+    Raises:
+        DataError: if the answer is longer than as many clips as users are in it.
+    """
+    users = answer.counts["answered"] + answer.counts["late"]
+    norm = math.hypot(*(float(torch.linalg.vector_norm(part.value.double())) for part in answer.parts.values()))
+    if norm > users * clip * (1 + _ROUNDING):
+        raise DataError(f"an answer longer than its users' clips; norm {norm:g} of {users} users clipped to {clip:g}")
 
 
 def _layout(total: Tensor) -> dict[str, Tensor]:
@@ -224,7 +243,7 @@ def tensors(record: ArrayRecord, largest: int = LARGEST) -> dict[str, Tensor]:
             _check_header(array.data)
             # Flower reads arrays with pickle switched off; the copy makes them writable.
             found[name] = torch.from_numpy(array.numpy().copy())
-        except (ValueError, TypeError, EOFError, OSError, SyntaxError) as error:
+        except Exception as error:  # NumPy parses headers as Python text, and a stranger's can make it raise anything
             raise DataError(f"array '{name}' of a message cannot be read: {error}") from error
     return found
 

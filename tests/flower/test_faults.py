@@ -16,6 +16,7 @@ from fedrec.federated.methods import EgoLightGCN, EgoLightGCNConfig
 from fedrec.federated.queries import Count
 from fedrec.flower.internals import number_message
 from fedrec.flower.requests import Request, request_to_record
+from fedrec.privacy import Clip
 from fedrec.streams import Streams
 from tests.flower.nodes import Change, ChangedReplies, dealt, engine_on, grid_of, trained
 
@@ -46,9 +47,18 @@ def without(part: str) -> Change:
     return change
 
 
-def crashed(reply: Message) -> Message:
+def with_header(text: bytes) -> Change:
+    def change(reply: Message) -> Message:
+        data = np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text
+        reply.content["sums"] = ArrayRecord({"items": Array("float64", (25, 4), "numpy.ndarray", data)})
+        return reply
+
+    return change
+
+
+def crashed(reply: Message, reason: str = "ClientApp crashed\nTraceback: a line") -> Message:
     number = reply.metadata.reply_to_message_id
-    lost = Message(Error(code=8, reason="ClientApp crashed\nTraceback: a line"), reply_to=reply)
+    lost = Message(Error(code=8, reason=reason), reply_to=reply)
     lost.metadata.__dict__["_reply_to_message_id"] = number
     lost.metadata.__dict__["_src_node_id"] = reply.metadata.src_node_id
     return lost
@@ -74,6 +84,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "no counts": (without("counts"), "no ConfigRecord 'counts'"),
     "no heading": (without("answer"), "no ConfigRecord 'answer'"),
     "crashed": (crashed, "lost: ClientApp crashed"),
+    "crashed without a word": (lambda reply: crashed(reply, " \n"), "lost: error 8"),
+    "more clipped than answered": (with_part("counts", clipped=1000), "of a node of 13 users"),
+    "reasons without end": (with_part("counts", refused="[" * 100_000), "reasons of refusal that are no JSON"),
+    "a header without end": (with_header(b"{'descr': '<f8', 'shape': (1,\n"), "cannot be read"),
+    "a header that is too deep": (with_header(b"-" * 9000 + b"1\n"), "cannot be read"),
 }
 
 
@@ -83,9 +98,9 @@ def test_a_faulty_answer_is_refused_by_name_and_the_round_goes_on(
 ) -> None:
     change, reason = FAULTS[name]
     grid = grid_of(devices, dealt(devices, 3))
-    engine = engine_on(grid, timeout=0.3)
-    engine.post.largest = 100_000
-    state = trained(METHOD, engine, [1])
+    engine = engine_on(grid)
+    state = trained(METHOD, engine, [1])  # the first round of a process may take its time
+    engine.post.timeout, engine.post.largest = 0.3, 100_000
     grid.change = change
     query = METHOD.memory(state)
     with caplog.at_level(logging.WARNING):
@@ -100,6 +115,18 @@ def test_a_faulty_answer_is_refused_by_name_and_the_round_goes_on(
     assert (totals.sums["items"] - local.sum(query, round=2).sums["items"]).abs().max() < 1e-13
     grid.change = None
     assert not engine.sum(query, round=3).failed
+
+
+def test_a_node_moves_a_clipped_sum_by_its_users_clips_at_most(devices: Devices) -> None:
+    grid = grid_of(devices, dealt(devices, 3))
+    engine, clip = engine_on(grid), Clip(0.5)
+    honest = engine.sum(Count(25), round=1, clip=clip)
+    assert (sum(honest.failed.values()), honest.clipped) == (0, 39)  # one of the 40 has no item
+    for entry, refused in ((13 * 0.5, 0), (13 * 0.51, 1), (1e300, 1)):  # of 13 users
+        grid.change = with_sums(count=entry * np.eye(25, 1))
+        totals = engine.sum(Count(25), round=1, clip=clip)
+        assert sum(totals.failed.values()) == refused
+        assert all("an answer longer than its users' clips" in reason for reason in totals.failed)
 
 
 def test_an_answer_that_comes_twice_counts_once(devices: Devices, caplog: pytest.LogCaptureFixture) -> None:
@@ -173,6 +200,7 @@ def dropping(part: str) -> BrokenRequest:
         (setting("request", keep="x"), "cannot be read"),
         (setting("request", base_round=7), "from"),
         (setting("settings", n_items=-1, more=2), "does not fit its definition"),
+        (setting("settings", n_items=10**12), "tables of 8,000,000,000,000 bytes; this node has room for 80,000"),
         (dropping("broadcast"), "no ArrayRecord 'broadcast'"),
         (dropping("request"), "no ConfigRecord 'request'"),
         (
