@@ -209,7 +209,7 @@ def _fit_and_test(
         if name in ("nodes", "failures"):
             seen[name] = int(value)
 
-    seen: dict[str, int] = {}
+    seen = {"nodes": len(roll.nodes), "failures": 0}
 
     def progress(done: int, planned: int, best: float | None) -> None:
         log.info("round %d of %d, %d nodes%s", done, planned, seen["nodes"], _behind(seen["failures"]))
@@ -229,7 +229,8 @@ def _fit_and_test(
     streams, dtype, device = Streams(seed), config.engine.dtype, training.torch_device
     federation = Federation(roll.n_users, roll.n_items, streams, dtype, device)
     looks = recommender.method.stopping.patience > 0 and "valid" in roll.parts
-    recommender.fit_over(engine, federation, training, _Watched(config.evaluation.metric, seed) if looks else None)
+    watched = _Watched(config.evaluation.metric, seed) if looks else None
+    recommender.fit_over(engine, federation, training, watched, journal=folder.journal)
     seconds = checkpoints.seconds
     guarantee = None if recommender.guarantee is None else recommender.guarantee.as_dict()
     if guarantee is not None:

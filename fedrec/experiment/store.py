@@ -113,6 +113,42 @@ class FileCheckpoints:
         write_tensors(self.path, tensors, {"checkpoint": header})
 
 
+class FileJournal:
+    """The releases of the round that is under way, in a file.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self, round: int, phase: int, query: str) -> dict[str, Tensor] | None:
+        """What was released at a moment, or None.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        prefix = f"{round}/{phase}/{query}/"
+        found = {name.removeprefix(prefix): sums for name, sums in self._all().items() if name.startswith(prefix)}
+        return found or None
+
+    def save(self, round: int, phase: int, query: str, sums: Tensors) -> None:
+        """Keep it, beside the others of its round."""
+        held = {name: tensor for name, tensor in self._all().items() if name.startswith(f"{round}/")}
+        write_tensors(self.path, held | {f"{round}/{phase}/{query}/{name}": total for name, total in sums.items()})
+
+    def _all(self) -> dict[str, Tensor]:
+        if not self.path.exists():
+            return {}
+        try:
+            return dict(safetensors.torch.load_file(self.path))
+        except safetensors.SafetensorError as error:
+            raise RunError(
+                f"{self.path}: damaged ({error}); the releases in it cannot be made again: start a new run"
+            ) from error
+
+
 History = list[tuple[int, str, float, Disclosure]]
 """Rows (epoch or round, name, value, disclosure) in the order that they were logged."""
 
@@ -167,6 +203,11 @@ class ArmDirectory:
     def checkpoints(self, part: str = "") -> FileCheckpoints:
         """Where training, or a part of it that has a folder of its own, continues from."""
         return FileCheckpoints(self.path / part / "checkpoint.safetensors")
+
+    @property
+    def journal(self) -> FileJournal:
+        """Where releases are written before anything that follows from them is sent."""
+        return FileJournal(self.path / "released.safetensors")
 
     def chosen(self) -> Chosen | None:
         """What was chosen for the fit on the whole, if that is known."""

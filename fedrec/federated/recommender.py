@@ -21,7 +21,7 @@ from fedrec.federated.engines import Dealt, open_engine
 from fedrec.federated.method import METHODS, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, count_silos, silos_of
-from fedrec.federated.private_engine import PrivateEngine, require_one_answer
+from fedrec.federated.private_engine import Journal, PrivateEngine, require_one_answer
 from fedrec.federated.protection import protect, require_unit
 from fedrec.federated.queries import Evaluate
 from fedrec.federated.rounds import Rounds, Watched
@@ -137,6 +137,7 @@ class FederatedRecommender:
         training: Training,
         watched: Watched | None,
         silos: int | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """Run the method's rounds over an engine's users, wherever they are.
 
@@ -146,11 +147,21 @@ class FederatedRecommender:
             training: as in `fit`.
             watched: what early stopping asks the devices for, which hold a validation part then; None is nothing.
             silos: number of silos; None where every user is a client.
+            journal: of releases, where what is asked next is seen by others before the round's checkpoint.
+
+        Raises:
+            PrivacyError: if noise is correlated over rounds, and there is a journal, which does not hold that.
         """
         if self.privacy is not None and (self.privacy.unit == "silo") != (silos is not None):
             raise PrivacyError(f"privacy.unit = '{self.privacy.unit}' over a population of {silos or 'no'} silos")
         clients = silos or federation.n_users
         private = None if self.privacy is None else self._protect(population, self.privacy, training, clients)
+        if private is not None and journal is not None:
+            if self.privacy is not None and self.privacy.continual is not None:
+                raise PrivacyError(
+                    "privacy.continual: noise that is correlated over rounds is not for nodes yet; drop it"
+                )
+            private.journal = journal
         rounds = Rounds(self.method, federation, population, private)
         if watched is not None:
             training = replace(training, validator=partial(rounds.validate, watched))
@@ -159,7 +170,7 @@ class FederatedRecommender:
             training,
             steps=self.method.rounds,
             stopping=self.method.stopping,
-            save_every=1 if self._drawn_once else None,
+            save_every=1 if self._drawn_once or journal is not None else None,
             disclosure="released" if private is not None else "simulation" if is_simulation(population) else "server",
         )
         self._rounds, self.communication = rounds, rounds.communication
@@ -188,7 +199,7 @@ class FederatedRecommender:
     def rollbacks(self) -> int:
         """How many checkpoints back the best state can be when training stops."""
         stopping = self.method.stopping
-        return 2 + stopping.patience * (stopping.every if self._drawn_once else 1)
+        return 2 + stopping.patience * (stopping.every if self.privacy is not None else 1)
 
     def score(self, users: Tensor) -> Tensor:
         """Scores of every item, as the users' devices compute them: [n] -> [n, n_items]."""

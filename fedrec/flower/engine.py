@@ -278,6 +278,10 @@ class FlowerEngine:
             self._kept = [*self._kept, self._base][-self._rollbacks :]
         return {"moment": torch.tensor(self._base), "kept": torch.tensor(self._kept)}
 
+    def passed(self, moment: Moment) -> None:
+        """Go on from a moment whose sum is known already: the nodes answered it before this process was started."""
+        self._asked, self._base = (moment, self._base), moment
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Roll the nodes back to a checkpoint, with the next query."""
         round, phase = tensors["moment"].tolist()

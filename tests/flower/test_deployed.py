@@ -215,6 +215,41 @@ def test_a_server_that_was_killed_goes_on_with_the_same_bytes(tmp_path: Path, af
         killed.deployed()
 
 
+def test_a_release_that_nodes_may_have_seen_the_use_of_is_not_made_again(tmp_path: Path) -> None:
+    """The server is killed between the two releases of a round, whose noise no seed tells.
+
+    The second query broadcasts what follows from the first release. After the resumption the first is not asked for
+    again, what is broadcast is the same, and the ledger holds each once.
+    """
+    arm = {
+        "name": "private",
+        "method": {"kind": "spectral", "factors": 3, "weight": "degree"},
+        "privacy": {"epsilon": 8.0, "delta": 1e-3},
+    }
+    federation = Federation(tmp_path)
+    engine = {**federation.document["engine"], "randomness": "os"}
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [arm], "engine": engine})
+    federation.grid.__class__ = _DiesAfter
+    federation.grid.left = 3  # the greeting, the count and the Gram matrix; then evaluation
+    with pytest.raises(KeyboardInterrupt):
+        federation.deployed()
+    released = load_file(tmp_path / "deployed" / "arms" / "private" / "seed-3" / "released.safetensors")
+    assert set(released) == {"1/0/count/count", "1/1/gram/gram"}
+    (
+        tmp_path / "deployed" / "arms" / "private" / "seed-3" / "checkpoint.safetensors"
+    ).unlink()  # as if killed before it
+    before = len(federation.messages)
+    federation.grid.left = 10**9
+    finished = federation.deployed()
+    kinds = [m.content["query"]["kind"] for m in federation.messages[before:] if "query" in m.content]
+    assert set(kinds) == {"evaluate", "census", "measure"}
+    model = load_file(finished / "arms" / "private" / "seed-3" / "model.safetensors")
+    degrees = released["1/0/count/count"].squeeze(1)
+    assert torch.equal(model["weight"], degrees.clamp(min=1).rsqrt())
+    guarantee = json.loads((finished / "summary.json").read_text())["arms"]["private"]["guarantee"]
+    assert guarantee["releases_made"] == guarantee["releases"] == 2
+
+
 def test_what_goes_on_must_be_what_began(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     federation.grid.__class__ = _DiesAfter
