@@ -5,8 +5,7 @@
 One sum of answers of --words 32-bit words (a table of 1,000 items and 16 numbers each) by the whole protocol, in one
 process: keys, sealed shares, masks, recovery. A tenth of the users are lost after they shared their keys, which is as
 many as is stated beforehand. "dense" is the protocol in which every two users exchange masks (Bonawitz et al. 2017),
-"sparse" the one with as many neighbours as that loss asks for (Bell et al. 2020); they are one until there are users
-enough.
+"sparse" the one with as many neighbours as that loss asks for (Bell et al. 2020).
 
     neighbours     with whom each user exchanges masks
     ms a user      of a user's device: keys, shares, masking, unmasking
@@ -91,6 +90,9 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             axes.plot(own["users"], own[column], marker="o", label=graph)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        sizes = sorted(set(rows["users"]))
+        axes.set_xticks(sizes, [str(users) for users in sizes])
+        axes.minorticks_off()
         axes.set_xlabel("users")
         axes.set_ylabel(what)
         axes.legend()
