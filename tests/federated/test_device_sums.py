@@ -21,7 +21,7 @@ from fedrec.federated import (
     Query,
     Rows,
     State,
-    device_sums,
+    secure_words,
 )
 from fedrec.federated.device_sums import DistributedNoise, LocalNoise, MaskedSums
 from fedrec.federated.private_sums import PrivateSums
@@ -251,7 +251,7 @@ def test_bits_of_an_adaptive_clip_go_under_the_masks(devices: Devices) -> None:
 
 
 def test_what_a_simulation_cannot_run_is_refused(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_sums, "MOST_WORDS", 1e3)
+    monkeypatch.setattr(secure_words, "MOST_WORDS", 1e3)
     for way in (
         MaskedSums(Gaussian(), source(), 40, 0.8),
         DistributedNoise(source(), 40, 0.9),
