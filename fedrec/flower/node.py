@@ -20,6 +20,7 @@ from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, T
 from fedrec.flower import secure
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.requests import (
+    SHOWN,
     Greeting,
     Request,
     greeting_to_record,
@@ -127,7 +128,8 @@ class Node:
             answer, totals = self._step(step, summand, record, request)
             kept = self._kept(request) if totals is not None else kept
             state = {"label": session.label, "number": number, **summand.pack()}
-            self._store.save(replace(kept, attempt=request.attempt, summand=json.dumps(state)))
+            latest = min(kept.latest, request.moment)  # a server that goes back has several steps to ask for
+            self._store.save(replace(kept, attempt=request.attempt, latest=latest, summand=json.dumps(state)))
             return head(answer, f"secure-{step}", request)
         except FedrecError as error:
             return refusal(str(error))
@@ -214,6 +216,12 @@ def _require_current(kept: Kept, request: Request) -> None:
         raise ConfigError(
             f"an old query: round {request.round}, phase {request.phase} of attempt {request.attempt}, and round "
             f"{kept.latest[0]}, phase {kept.latest[1]} of attempt {kept.attempt} was answered already"
+        )
+    # What was asked later was computed from what was released then. A seed would repeat the noise.
+    if request.clip and request.randomness == "os" and request.moment < kept.latest:
+        raise PrivacyError(
+            f"{SHOWN}: round {request.round}, phase {request.phase} is asked for again, and what was asked after it "
+            "told of its noised sum; other noise on it is a release that no ledger has: start a new run"
         )
 
 

@@ -21,6 +21,7 @@ from fedrec.streams import Streams
 from tests.flower.nodes import SOMETIMES, dealt, engine_on, grid_of, trained
 
 METHOD = EgoLightGCN(EgoLightGCNConfig(dim=4))
+CLIP = Clip(1.0)
 
 
 @pytest.mark.parametrize("nodes", [1, 3, 40])
@@ -137,6 +138,24 @@ def test_an_old_query_is_refused_by_a_node(devices: Devices, tmp_path: Path) -> 
     earlier = Request(**{**engine.request((7, 0), None).__dict__, "attempt": engine._attempt - 1})
     assert "an old query" in str(refused(node.answer(request_to_record(Count(25), earlier))))
     assert "request" in record
+
+
+def test_a_release_that_was_shown_is_not_noised_anew(devices: Devices) -> None:
+    """A server that was killed within a round does it again: from a seed with the same noise, otherwise not at all."""
+    for randomness, phases, again in (("os", 2, False), ("os", 1, True), ("seeded", 2, True)):
+        grid = grid_of(devices, dealt(devices, 2))
+        killed = engine_on(grid, randomness=randomness)
+        saved = killed.tensors()
+        for phase in range(phases):
+            killed.sum(Count(25), round=1, phase=phase, clip=CLIP)
+        resumed = engine_on(grid, randomness=randomness)
+        resumed.restore(saved)
+        if again:
+            assert resumed.sum(Count(25), round=1, clip=CLIP).answered == 40
+        else:
+            with pytest.raises(PrivacyError, match=r"released and shown before: round 1, phase 0 .* start a new run"):
+                resumed.sum(Count(25), round=1, clip=CLIP)
+            assert resumed.sum(Count(25), round=1).answered == 40  # exact sums of a test are no releases
 
 
 def test_a_damaged_store_and_a_full_disk_are_said(devices: Devices, tmp_path: Path) -> None:

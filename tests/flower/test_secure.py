@@ -88,6 +88,18 @@ def test_a_node_that_is_lost_at_any_step_takes_nothing_with_it(devices: Devices,
     assert totals.failed == {f"{step}: no answer within 0.5 s": 1}
 
 
+def test_a_server_that_was_killed_within_a_round_can_sum_again(devices: Devices) -> None:
+    nodes, found = grid(devices, 3), []
+    for phases in (2, 1):  # killed after the second phase, and back at the first
+        engine = engine_on(nodes, timeout=60.0)
+        engine.restore({"moment": torch.tensor([0, 0]), "kept": torch.zeros(0, 2, dtype=torch.int64)})
+        sums = MaskedNodes(engine, NoNoise(), SeededNoise(Streams(3)), 0.9)
+        for phase in range(phases):
+            asked = Asked(Count(25), 1, phase, CLIP, (Part(("count",), CLIP.norm, 1.0),))
+            found.append(sums.sum(engine, asked).sums["count"])
+    assert torch.equal(found[0], found[2])
+
+
 def test_too_few_answers_open_nothing(devices: Devices) -> None:
     nodes = grid(devices, 3)
     nodes.change = lambda reply: None if "words" in reply.content else reply
