@@ -25,7 +25,7 @@ from fedrec.report.canvas import PAPER, style, to_svg
 from fedrec.report.palette import Mark, marks
 
 METRIC = "ndcg@10"
-OVERALL = (METRIC, "hit-rate@10", "coverage@10", "gini@10", "long-tail-share@10", "intra-list-diversity@10")
+OVERALL = (METRIC, "hit-rate@10", "coverage@10", "gini@10", "intra-list-diversity@10", "long-tail-share@10")
 Arms = Mapping[str, Mapping[float, str]]
 """method -> epsilon, infinity without a guarantee -> name of the arm."""
 
@@ -64,7 +64,7 @@ def other_table(arms: Arms, summary: Mapping[str, Any], items: Mapping[tuple[str
     """A row an arm: how varied its lists are, and how its accuracy and exposure are shared out."""
     one = summary["arms"][next(iter(next(iter(arms.values())).values()))]
     groups = [(name, label) for name, part in one["groups"].items() for label in part["groups"]]
-    measures = [name for name in OVERALL[2:] if name in one["metrics"]]
+    measures = [name for name in OVERALL[2:5] if name in one["metrics"]]
     exposed = sorted({(metric, group) for _, metric, group in items})
     heads = [*measures, *(f"{name} = {label}" for name, label in groups)]
     heads += [f"{metric} {group}" for metric, group in exposed]
@@ -86,7 +86,7 @@ def of_items(run: Path) -> dict[tuple[str, str, str], float]:
     values: dict[tuple[str, str, str], list[float]] = {}
     with (run / "metrics.csv").open(newline="") as lines:
         for row in csv.DictReader(lines):
-            exposure = row["metric"] == "exposure-share@10" and row["group"].startswith("popularity=")
+            exposure = (row["metric"], row["group"]) == ("exposure-share@10", "popularity=high")
             if row["split"] == "test" and (
                 exposure or (row["metric"], row["group"]) == ("provider-gini@10", "author_id")
             ):
@@ -119,15 +119,14 @@ def picture(arms: Arms, summary: Mapping[str, Any]) -> Figure:
         panels = figure.subplots(2, columns, sharey=True, sharex=True).flatten()
         for panel, group in zip(panels, [None, *groups], strict=False):
             for method, of in arms.items():
-                line(panel, looks[method], {e: estimate(summary["arms"][arm], group) for e, arm in of.items()})
+                line(panel, method, looks[method], {e: estimate(summary["arms"][arm], group) for e, arm in of.items()})
             panel.set_title("everybody" if group is None else f"{group[0]}: {group[1]}")
         for panel in panels[len(groups) + 1 :]:
             panel.set_visible(False)
         panels[0].set_ylim(bottom=0)
         figure.supxlabel("ε, on a logarithmic scale; rightmost: no guarantee")
         figure.supylabel("NDCG@10, mean over seeds and 95% interval over users")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, list(arms) or labels, loc="outside upper left", ncols=6)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
     return figure
 
 
@@ -137,7 +136,7 @@ def estimate(arm: Mapping[str, Any], group: tuple[str, str] | None) -> tuple[flo
     return found["mean"], *found["ci95"]
 
 
-def line(panel: Axes, look: Mark, values: Mapping[float, tuple[float, float, float]]) -> None:
+def line(panel: Axes, method: str, look: Mark, values: Mapping[float, tuple[float, float, float]]) -> None:
     """One method; infinity stands two doublings right of the largest epsilon."""
     most = max((epsilon for epsilon in values if not math.isinf(epsilon)), default=1.0)
     across = [math.log2(4 * most if math.isinf(epsilon) else epsilon) for epsilon in values]
@@ -154,6 +153,7 @@ def line(panel: Axes, look: Mark, values: Mapping[float, tuple[float, float, flo
         markeredgecolor=PAPER,
         linewidth=1.4,
         elinewidth=1,
+        label=method,
     )
     panel.set_xticks(across, ["∞" if math.isinf(epsilon) else f"{epsilon:g}" for epsilon in values])
 
