@@ -221,6 +221,7 @@ class Deployment:
     def environment(self, home: Path) -> dict[str, str]:
         """For a process of the deployment; tools of this interpreter are found first."""
         own = environment() | {MARK: self._mark, "FLWR_HOME": str(home), "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        own["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = "0.1"  # seconds; its second is long beside a small round
         return own | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), own.get("PATH", "")])}
 
     def processes(self) -> list[psutil.Process]:

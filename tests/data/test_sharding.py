@@ -8,7 +8,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedrec.data import SyntheticConfig, clean, generate, read_interactions, shard
+from fedrec.data import (
+    DataConfig,
+    SyntheticConfig,
+    clean,
+    generate,
+    load_interactions,
+    load_split,
+    read_interactions,
+    read_shard,
+    shard,
+    split_of_node,
+)
 from fedrec.data.sharding import Public
 from fedrec.errors import DataError
 
@@ -78,3 +89,22 @@ def test_nothing_is_overwritten_or_half_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         shard(DATA, 2, tmp_path / "file" / "nodes")
+
+
+@pytest.mark.parametrize(
+    "split", [{"kind": "leave-one-out"}, {"kind": "leave-one-out", "order": "random"}, {"kind": "ratio"}]
+)
+def test_what_nodes_split_alone_is_the_split_of_the_whole(tmp_path: Path, split: dict[str, str]) -> None:
+    """Original ids key whatever is drawn, and the catalogue gives the codes."""
+    config = DataConfig.model_validate(
+        {"name": "synthetic", "synthetic": {"users": 31, "items": 40, "interactions": 6}, "split": split}
+    )
+    whole = load_split(config, 3).split
+    nodes = shard(load_interactions(config)[0], 4, tmp_path / "nodes")
+    parts = [split_of_node(read_shard(node, tmp_path / "nodes" / "catalogue.parquet"), config, 3) for node in nodes]
+    for name in ("train", "valid", "test"):
+        of_nodes = [getattr(part, name) for part in parts]
+        pairs = [pair for own in of_nodes for pair in zip(own.users.decode(own.user), own.item, strict=True)]
+        part = getattr(whole, name)
+        assert sorted(pairs) == sorted(zip(part.users.decode(part.user), part.item, strict=True))
+        assert all(own.items.ids == part.items.ids for own in of_nodes)

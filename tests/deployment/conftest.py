@@ -16,7 +16,7 @@ from fedrec.experiment import ExperimentConfig
 from simulations.deployment import Deployment, deployed
 
 NODES = 2
-PATIENCE = 150.0  # seconds that a test waits for something that takes ten on an idle machine
+PATIENCE = 600.0  # seconds until a test gives up on something that takes ten to sixty on an idle machine
 
 
 def asked(rounds: int, **engine: Any) -> ExperimentConfig:

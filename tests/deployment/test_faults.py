@@ -49,19 +49,16 @@ def test_a_server_app_and_a_superlink_that_are_killed_cost_no_round(federation: 
     deployment, out = federation.deployment, tmp_path / "run"
     checkpoint = out / "arms" / "federated" / "seed-0" / "checkpoint.safetensors"
     with opened_by(deployment) as opened:
-        session = federation.run(federation.experiment(3), out)
+        session = federation.run(federation.experiment(2), out)
         until(checkpoint.exists, "a round")
         (server,) = (process for process in deployment.processes() if "flwr-serverapp" in " ".join(process.cmdline()))
         server.kill()
         code, said = session.end()
         assert code == 2
-        assert (
-            f"did not finish; its log above says why. A run that was interrupted goes on with: fedrec resume {out}"
-            in said
-        )
-        first = checkpoint.stat().st_mtime_ns
+        assert f"A run that was interrupted goes on with: fedrec resume {out}" in said
+        asked_before = deployment.nodes[0].log.count("Receiving: query.sum")
         session = federation.fedrec("resume", str(out))
-        until(lambda: checkpoint.stat().st_mtime_ns > first, "another round")
+        until(lambda: deployment.nodes[0].log.count("Receiving: query.sum") > asked_before, "another round")
         deployment.kill_superlink()
         code, said = session.end()
         assert code == 2
@@ -69,7 +66,7 @@ def test_a_server_app_and_a_superlink_that_are_killed_cost_no_round(federation: 
         until(lambda: len(deployment.online()) == 2, "the nodes to come back")
         code, said = federation.fedrec("resume", str(out)).end()
         assert code == 0, said
-    local = RunDirectory(run(asked(3), tmp_path / "local"))
+    local = RunDirectory(run(asked(2), tmp_path / "local"))
     found, wanted = (RunDirectory(folder).summary["arms"]["federated"]["metrics"] for folder in (out, local.path))
     assert {name for name in wanted if name not in found} <= {
         name for name in wanted if "worst-decile" in name or "embedding" in name
@@ -77,7 +74,7 @@ def test_a_server_app_and_a_superlink_that_are_killed_cost_no_round(federation: 
     for name, metric in found.items():
         assert metric["mean"] == pytest.approx(wanted[name]["mean"], abs=1e-6), name
     history = pd.read_csv(out / "history.csv")
-    assert sorted(history[history["name"] == "nodes"]["round"]) == [1, 2, 3]
+    assert sorted(history[history["name"] == "nodes"]["round"]) == [1, 2]
     assert set(history[history["name"] == "nodes"]["value"]) == {2}
     for number, files in opened.items():
         others = [node.config["data"] for other, node in enumerate(deployment.nodes) if other != number]
