@@ -25,7 +25,8 @@ def test_the_published_splits_are_named_on_the_command_line(data: str) -> None:
 def test_the_models_are_those_of_the_papers(data: str) -> None:
     lightgcn = read_config(PAPERS / "he2020lightgcn" / f"{data}.toml").arms[0].method.settings
     assert isinstance(lightgcn, LightGCNConfig)
-    assert (lightgcn.layers, lightgcn.dim, lightgcn.ranking) == (3, 64, "inner")
+    assert (lightgcn.layers, lightgcn.dim) == (3, 64)
+    assert lightgcn.ranking == ("inner" if data == "yelp2018" else "posterior")
     gfcf = read_config(PAPERS / "shen2021gfcf" / f"{data}.toml").arms[0].method.settings
     assert isinstance(gfcf, SpectralConfig)
     assert gfcf.weight == "degree"
