@@ -82,11 +82,7 @@ class Interaction:
         for number, user in enumerate(seen.users.tolist()):
             if user not in place or missing[user] < 0:
                 continue
-            with_it, without_it = seen.answers[number], reduced.answers[place[user]]
-            difference = with_it - without_it
-            size = float(torch.linalg.vector_norm(difference))
-            if size == 0:
-                continue
+            size = seen.apart(number, reduced, place[user])  # 0 where the interaction changes nothing, which is a tie
             coin = bool(torch.rand((), generator=generator) < 0.5)
             # Along any direction the noise has the same deviation, and only that along the difference tells anything.
             noise = float(torch.randn((), generator=generator)) * seen.deviation

@@ -64,6 +64,23 @@ class Observed:
             total += self.deviation * torch.randn(total.shape, generator=generator)
         return total
 
+    def apart(self, number: int, other: Observed, place: int) -> float:
+        """How far the answer of one user lies from one that was seen otherwise: the norm of their difference.
+
+        Of c cᵀ and b bᵀ, of which the diagonals were kept and whose entries are not negative, it is
+        √(‖c‖⁴ + ‖b‖⁴ − 2⟨c, b⟩²), over the whole matrix.
+
+        Args:
+            number: position of the answer here.
+            other: what was seen otherwise.
+            place: position of the answer there.
+        """
+        one, another = self.answers[number].double(), other.answers[place].double()
+        if self.answers.shape[2] in (width for rows, width in self.query.tables.values() if rows == len(one)):
+            return float(torch.linalg.vector_norm(one - another))
+        square = one.sum().square() + another.sum().square() - 2 * (one * another).sqrt().sum().square()
+        return float(square.clamp(min=0.0).sqrt())
+
     def groups(self, size: int, trials: int, generator: torch.Generator) -> Iterator[tuple[Tensor, int]]:
         """Random groups of users, the first of each being attacked, and one who is not in the group.
 

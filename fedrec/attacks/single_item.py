@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -56,7 +57,7 @@ class SingleItem:
         check_watchable(target, self.config.sums)
 
     def run(self, target: Target) -> list[Finding]:
-        """The share of newcomers whose item is guessed first; chance is one item of the catalogue."""
+        """The share of newcomers whose item is guessed first; chance is one of the items that somebody has."""
         self.check(target)
         passes, counts, items = self._observed(target)
         people, newcomers = len(passes.users) - self.config.trials, self.config.trials
@@ -71,7 +72,7 @@ class SingleItem:
                     passes.sum_of(members, generator), counts.sum_of(members, generator).flatten(), items
                 )
                 hits.append(float(passes.own[people + newcomer, int(scores.argmax())]))
-            findings.append(Finding.mean(case_of(size), "item-guessed", hits, 1 / target.train.n_items))
+            findings.append(Finding.mean(case_of(size), "item-guessed", hits, 1 / len(np.unique(target.train.item))))
         return findings
 
     def _observed(self, target: Target) -> tuple[Observed, Observed, Tensor]:

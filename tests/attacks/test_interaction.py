@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fedrec.attacks import Interaction, InteractionConfig, auc_with_error
+from fedrec.attacks import Interaction, InteractionConfig, auc_with_error, observe
 from fedrec.attacks.interaction import equally_popular, without_one_each
 from fedrec.privacy import PrivacyConfig
 from tests.attacks.planted import interactions, target
@@ -37,6 +38,26 @@ def test_the_insiders_auc_is_that_of_the_gaussian_mechanism() -> None:
     insider = Interaction(InteractionConfig(sums=(), trials=2)).run(target("popularity", {}, train, privacy))[0]
     assert insider.value == pytest.approx(0.5 * (1 + math.erf(0.5)), abs=0.1)
     assert insider.error == pytest.approx(0.024, abs=0.004)
+
+
+def test_the_insider_sees_the_whole_of_an_outer_product() -> None:
+    # Histories of 4 items, normalised, have ⟨c, b⟩² = 3/4 with 3 of them: D² = 1 + 1 − 2 · 3/4, and noise has s = ½, so
+    # that AUC = Φ(D/(s √2)) = Φ(1) = .841. On the diagonal alone D² = 1/12 and the AUC .658; 400 users tell it to .02.
+    train = interactions(400, 60, 4)
+    privacy = PrivacyConfig(noise_multiplier=0.5, delta=1e-4)
+    config = InteractionConfig(sums=(), trials=2, query="gram")
+    insider = Interaction(config).run(target("ease", {}, train, privacy))[0]
+    assert insider.value == pytest.approx(0.5 * (1 + math.erf(0.5**0.5)), abs=0.08)
+
+
+def test_an_interaction_that_changes_nothing_is_a_tie() -> None:
+    arm = target("popularity", {}, TRAIN)
+    (seen,) = observe(arm)
+    halved = replace(seen, answers=seen.answers * (torch.arange(100) < 50).view(-1, 1, 1))  # that of half of the users
+    insider = Interaction(InteractionConfig())._insider(seen, halved, torch.zeros(100, dtype=torch.int64), arm)
+    assert insider.trials == 100
+    # Who differs is told apart, the others are ties: AUC = 1 − (1/2)²/2, by coins that deviate by .05 or so.
+    assert insider.value == pytest.approx(0.875, abs=0.06)
 
 
 def test_one_interaction_each_is_dropped() -> None:

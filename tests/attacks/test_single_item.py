@@ -27,6 +27,12 @@ def test_newcomers_are_found_in_masked_sums_and_not_in_noise() -> None:
         assert finding.value <= 5 / 30  # 6 of 30 by chance, at 1 in 100 each: once in a million
 
 
+def test_chance_is_an_item_that_somebody_has() -> None:
+    few = interactions(5, 100, 6)
+    (one,) = SingleItem(SingleItemConfig(sums=(1,), trials=2)).run(target("exact-lightgcn", EXACT, few))
+    assert one.chance == 1 / len(set(few.item.tolist()))
+
+
 def test_scores_by_hand() -> None:
     items = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     # Somebody has item 1 alone; another one has all three, and sends a third of their sum to each.
