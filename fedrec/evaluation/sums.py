@@ -5,6 +5,9 @@ from the lists themselves; `OMITTED` names the rest. Intervals come from a Poiss
 Poisson(1) times in each resample, drawn from a stream of the user's own, so that resampled sums are sums over users as
 well, and the same however users are dealt to nodes (Chamandy et al. 2012). Two arms have the same weights and are thus
 paired.
+
+A resample hides nobody: as many of them as there are users are that many equations, and whoever knows the users' keys
+knows the weights and can solve for every user's values.
 """
 
 from __future__ import annotations

@@ -49,8 +49,9 @@ log = logging.getLogger(__name__)
 PATIENCE = 300.0  # seconds that nodes are waited for before a run begins
 
 _UNPAID = (
-    "Not paid for: the sums of metric values over the users' test items, without noise, after the last round; the "
-    "promise is about the model."
+    "Not paid for: the test after the last round. Each node sends plain sums over its users, of metric values also by "
+    "resample, and by item of who has it, holds it out and is shown it; those of few users say what single ones hold, "
+    "and whoever knows the users' keys can solve resamples for single users' values. The promise is about the model."
 )
 
 

@@ -136,6 +136,18 @@ def test_how_users_are_dealt_to_nodes_changes_nothing() -> None:
     assert torch.allclose(dealt_out.resamples, whole.resamples, rtol=0, atol=1e-9)
 
 
+def test_resamples_give_single_users_away() -> None:
+    """The privacy model says so: 200 resamples of 86 users are 200 equations with known weights."""
+    split = small()
+    engine, method, state = trained("popularity", split, [torch.arange(90)])
+    found = measured(engine, method, state, split, CONFIG)
+    tested = evaluate(lambda users: method.score(state, engine.devices.cohort(users), State()), split, CONFIG, seed=3)
+    weights = poisson_weights(Streams(0), engine.devices.keys[tested.users], 200)
+    column = 1 + found.layout.per_user.index("ndcg@8")
+    solved = torch.linalg.lstsq(weights.T, found.resamples[:, column : column + 1]).solution[:, 0]
+    assert torch.allclose(solved, tested.per_user["ndcg@8"], atol=1e-6)
+
+
 def test_intervals_are_those_of_a_bootstrap() -> None:
     """A replicate is the mean of users who count as often as their weights say; its spread is that of a bootstrap."""
     split = small(users=300)
