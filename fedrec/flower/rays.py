@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -85,14 +87,13 @@ class RaySimulation:
         folder: that the nodes' files are in; it is kept as long as this object is.
     """
 
-    def __init__(
-        self, engine: FlowerEngine, dealt: Dealt, parts: Sequence[Tensor], folder: tempfile.TemporaryDirectory[str]
-    ) -> None:
+    def __init__(self, engine: FlowerEngine, dealt: Dealt, parts: Sequence[Tensor], folder: Path) -> None:
         self.devices = dealt.devices
         self.engine = engine
         self._dealt = dealt
         self._parts = parts
         self._folder = folder
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._seen: tuple[object, LocalEngine] | None = None
 
     @property
@@ -148,7 +149,7 @@ class RaySimulation:
 
     @property
     def _stores(self) -> list[FolderStore]:
-        return [FolderStore(_of_node(Path(self._folder.name), number)) for number in range(len(self._parts))]
+        return [FolderStore(_of_node(self._folder, number)) for number in range(len(self._parts))]
 
 
 def merge(parts: Sequence[Tensor], states: Sequence[Mapping[str, Tensor]], n_users: int) -> dict[str, Tensor]:
@@ -211,10 +212,10 @@ def open_ray(dealt: Dealt) -> Iterator[RaySimulation]:
     """
     config, devices = dealt.config, dealt.devices
     parts = deal(devices, config.nodes)
-    folder = tempfile.TemporaryDirectory(prefix="fedrec-ray-")
+    folder = Path(tempfile.mkdtemp(prefix="fedrec-ray-"))
     for number, part in enumerate(parts):
-        save_devices(_of_node(Path(folder.name), number) / "devices.safetensors", devices.take(part))
-    app = client_app(partial(_held, Path(folder.name)), partial(_state, Path(folder.name)))
+        save_devices(_of_node(folder, number) / "devices.safetensors", devices.take(part))
+    app = client_app(partial(_held, folder), partial(_state, folder))
     with _grid(app, config) as grid:
         post = Post(grid, config.timeout)
         engine = FlowerEngine(
