@@ -81,9 +81,8 @@ class FixedPoint:
         """
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= self.bound * (1 + _ROUNDING):  # also where it is NaN
-            raise PrivacyError(
-                f"fixed point: an entry of size {largest} and a bound of {self.bound}; clip the answer before encoding"
-            )
+            # By how much is not said: a node's refusal goes to the server.
+            raise PrivacyError(f"fixed point: an entry not within ±{self.bound}; clip the answer before encoding")
         within: npt.NDArray[np.float64] = np.clip(values, -self.bound, self.bound)
         return np.rint(np.ldexp(within, self.bits)).astype(np.int64).astype(np.uint32)
 

@@ -233,8 +233,9 @@ def test_a_sum_of_the_largest_answers_does_not_overflow(answers: int, bound: flo
 
 @pytest.mark.parametrize("value", [1.0001, -1.0001, np.nan, np.inf])
 def test_what_does_not_fit_is_refused_and_never_wraps(value: float) -> None:
-    with pytest.raises(PrivacyError, match="clip the answer"):
+    with pytest.raises(PrivacyError, match="clip the answer") as refusal:
         FixedPoint(bound=1.0, answers=10).encode(np.array([0.0, value]))
+    assert str(abs(value)) not in str(refusal.value)  # which a node sends to the server
 
 
 def test_an_answer_that_rounding_leaves_above_its_clip_is_taken_and_does_not_overflow() -> None:
