@@ -28,7 +28,6 @@ from fedrec.flower.client import GREET, SUM
 from fedrec.flower.node import require_own_draw
 from fedrec.flower.records import LARGEST, NodeAnswer, answer_from_record, require_clipped, size
 from fedrec.flower.requests import (
-    SHOWN,
     Greeting,
     Moment,
     Request,
@@ -132,8 +131,6 @@ class Post:
         if size(content) > self.largest:
             return DataError(f"a payload of {size(content):,} bytes; at most {self.largest:,} are read")
         reason = refused(content)
-        if reason is not None and reason.startswith(SHOWN):
-            raise PrivacyError(f"node {node}: {reason}")
         return content if reason is None else DataError(f"refused: {reason}")
 
 

@@ -20,7 +20,6 @@ from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, T
 from fedrec.flower import secure
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.requests import (
-    SHOWN,
     Greeting,
     Request,
     greeting_to_record,
@@ -220,8 +219,8 @@ def _require_current(kept: Kept, request: Request) -> None:
     # What was asked later was computed from what was released then. A seed would repeat the noise.
     if request.clip and request.randomness == "os" and request.moment < kept.latest:
         raise PrivacyError(
-            f"{SHOWN}: round {request.round}, phase {request.phase} is asked for again, and what was asked after it "
-            "told of its noised sum; other noise on it is a release that no ledger has: start a new run"
+            f"round {request.round}, phase {request.phase} was released before, which the server's journal has lost; "
+            "other noise on its sum is a release that no ledger has: start a new run"
         )
 
 

@@ -173,9 +173,6 @@ def require_heading(record: RecordDict, kind: str, request: Request) -> None:
 
 _REFUSED = "refused"
 
-SHOWN = "released and shown before"
-"""Begins a refusal to be asked again for a sum whose noise would be another. The server stops then."""
-
 
 def refusal(reason: str) -> RecordDict:
     """A node's answer where it does not answer; the reason is one line about the message, not about its users."""
