@@ -7,6 +7,7 @@ the plain means of explicit boosting, Bhagoji et al. 2019). Its length is a mult
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -228,9 +229,11 @@ class Poisoned:
 
     def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
         """The honest answers, then the fake ones."""
-        length = median_length(self.engine, query, round, phase)
-        yield from self.engine.answers(query, round=round, phase=phase, clip=clip)
-        fake = self._scaled(self.fakes.answer(query, length), clip)
+        lengths = []
+        for answer in self.engine.answers(query, round=round, phase=phase, clip=clip):
+            lengths.append(_length(answer))
+            yield answer
+        fake = self._scaled(self.fakes.answer(query, float(np.median(lengths)) if lengths else 0.0), clip)
         for number in range(self._present(round)):
             yield Answer(len(self.engine.devices) + number, {"items": fake})
 
@@ -247,9 +250,9 @@ class Poisoned:
 
 def median_length(engine: LocalEngine, query: Query, round: int, phase: int) -> float:
     """The median norm of the honest answers of a round; the fakes know it from devices of their own."""
-    norms = [
-        float(sum(part.squared_norms(1).sum() for part in answer.contributions.values())) ** 0.5
-        for answer in engine.answers(query, round=round, phase=phase)
-        if not answer.refused
-    ]
-    return float(np.median(norms)) if norms else 0.0
+    lengths = [_length(answer) for answer in engine.answers(query, round=round, phase=phase)]
+    return float(np.median(lengths)) if lengths else 0.0
+
+
+def _length(answer: Answer) -> float:
+    return math.sqrt(sum(float(part.squared_norms(1).sum()) for part in answer.contributions.values()))
