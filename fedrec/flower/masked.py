@@ -15,6 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from flwr.app import RecordDict
 from torch import Tensor
 
@@ -151,6 +152,11 @@ def _advert(number: int, reply: RecordDict) -> Advert:
     adverts = secure.adverts_from_record(reply)
     if len(adverts) != 1:
         raise DataError(f"{len(adverts)} advertisements of one node")
+    for key in (adverts[0].mask_key, adverts[0].seal_key):
+        try:
+            X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
+        except ValueError as error:  # a point of small order, at which each of its neighbours would stop
+            raise DataError("a public key that no secret can be agreed on by") from error
     return Advert(number, adverts[0].mask_key, adverts[0].seal_key)
 
 

@@ -100,6 +100,20 @@ def test_a_server_that_was_killed_within_a_round_can_sum_again(devices: Devices)
     assert torch.equal(found[0], found[2])
 
 
+def test_keys_that_agree_on_nothing_stop_nobody_else(devices: Devices) -> None:
+    def change(reply: Message) -> Message:
+        if "keys" in reply.content:
+            reply.content["keys"]["mask"] = [bytes(32)]  # a point of small order: X25519 refuses what comes of it
+        return reply
+
+    nodes = grid(devices, 6)
+    nodes.change = change
+    totals, query, error = opened(nodes, answering=0.8)
+    there = [part for number, part in enumerate(dealt(devices, 6), start=1) if number != 2]
+    assert (totals.sums["items"] - plain(devices, query, there)).abs().max() <= error
+    assert totals.failed == {"advertise: a public key that no secret can be agreed on by": 1}
+
+
 def test_too_few_answers_open_nothing(devices: Devices) -> None:
     nodes = grid(devices, 3)
     nodes.change = lambda reply: None if "words" in reply.content else reply
