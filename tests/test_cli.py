@@ -306,7 +306,10 @@ def test_engine_options_override_the_configuration(fedrec: Fedrec, tmp_path: Pat
     assert "engine.kind = 'raay'" in outcome.err
     outcome = fedrec("run", with_arms(tmp_path, POPULARITY), "--nodes", "2")
     assert outcome.code == 2
-    assert "engine.nodes" in outcome.err
+    assert "engine.nodes = 2: engine 'local' has no nodes" in outcome.err
+    outcome = fedrec("run", with_arms(tmp_path, POPULARITY), "--engine", "ray", "--superlink", "127.0.0.1:9093")
+    assert outcome.code == 2
+    assert "engine 'ray' asks no SuperLink" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,13 @@ def run(
     overrides += [f"engine.nodes={nodes}"] if nodes is not None else []
     overrides += [f"engine.superlink='{superlink}'"] if superlink is not None else []
     experiment = read_config(config, overrides)
+    kind = experiment.engine.kind
+    if nodes is not None and kind not in ("ray", "flower"):
+        raise ConfigError(
+            f"engine.nodes = {nodes}: engine '{kind}' has no nodes; give --engine ray or flower, or no --nodes"
+        )
+    if superlink is not None and kind != "flower":
+        raise ConfigError(f"engine.superlink = '{superlink}': engine '{kind}' asks no SuperLink; give --engine flower")
     folder = out_folder or default_folder(experiment)
     if experiment.engine.kind == "flower":
         _submit(experiment, folder)
