@@ -124,6 +124,30 @@ def build_config(model: type[Config], settings: Mapping[str, Any], place: str) -
         raise ConfigError(_explain(model, error, place)) from None
 
 
+def split_kind(
+    table: Mapping[str, Any], place: str, names: Iterable[str], find: Callable[[str], type[C]]
+) -> tuple[str, type[C], dict[str, Any]]:
+    """The kind that a table of a file names, the component of that name, and what else the table says.
+
+    Args:
+        table: `{ kind = "lightgcn", dim = 64 }`.
+        place: where it stands; it starts the error message.
+        names: that may be chosen, for the error message.
+        find: name, or "module:Class" -> component; it raises a ConfigError for what there is not.
+
+    Raises:
+        ConfigError: if there is no kind, or nothing of its name.
+    """
+    settings = dict(table)
+    kind = settings.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ConfigError(f"{place}.kind: missing or not a string; choose one of: {', '.join(names)}")
+    try:
+        return kind, find(kind), settings
+    except ConfigError as error:
+        raise ConfigError(f"{place}.kind = '{kind}': {error}") from error
+
+
 def parse_document(text: str, source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The tables of a TOML file, with overrides, before anything is known of what they mean.
 

@@ -18,7 +18,7 @@ from fedrec.federated import (
     Contribution,
     Engine,
     Outer,
-    ParticipationConfig,
+    OverEngine,
     Query,
     Rows,
     State,
@@ -118,7 +118,7 @@ class Repeated(AskedOtherwise):
 
 
 @dataclass(eq=False)
-class Unclipped:
+class Unclipped(OverEngine):
     """An engine that forgets the clip.
 
     Attributes:
@@ -126,16 +126,6 @@ class Unclipped:
     """
 
     engine: Engine
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """The engine's."""
-        return self.engine.participation
-
-    @property
-    def expected(self) -> float:
-        """The engine's."""
-        return self.engine.expected
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The sum of whole contributions."""
@@ -170,7 +160,7 @@ class WeakNoise:
 
 
 @dataclass(eq=False)
-class TouchedRows:
+class TouchedRows(OverEngine):
     """Noise on the rows that somebody touched, and an engine that knows which.
 
     Attributes:
@@ -186,16 +176,6 @@ class TouchedRows:
     def name(self) -> str:
         """That it is broken."""
         return f"on touched rows alone, {self.mechanism.name}"
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """The engine's."""
-        return self.engine.participation
-
-    @property
-    def expected(self) -> float:
-        """The engine's."""
-        return self.engine.expected
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The engine's sum, of which the touched rows are remembered."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedrec.errors import ConfigError
-from fedrec.federated import Answer, Contribution, Engine, Outer, ParticipationConfig, Query, Rows, Totals
+from fedrec.federated import Answer, Contribution, Engine, Outer, OverEngine, Query, Rows, Totals
 from fedrec.privacy import Clip
 
 Defence = Literal["none", "norm-bound", "median", "trimmed-mean", "krum", "multi-krum"]
@@ -120,7 +120,7 @@ def aggregate_of(defence: Defence, liars: int) -> Aggregate | None:
 
 
 @dataclass(eq=False)
-class Robust:
+class Robust(OverEngine):
     """An engine whose sums are what a defence makes of single answers. A guarantee of sums refuses it.
 
     Attributes:
@@ -130,16 +130,6 @@ class Robust:
 
     engine: Engine
     aggregate: Aggregate
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """The engine's."""
-        return self.engine.participation
-
-    @property
-    def expected(self) -> float:
-        """The engine's."""
-        return self.engine.expected
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """What stands for the sum.

@@ -24,7 +24,7 @@ from fedrec.federated import (
     Engine,
     LocalEngine,
     Outer,
-    ParticipationConfig,
+    OverEngine,
     PrivateEngine,
     Query,
     Totals,
@@ -129,7 +129,7 @@ class _SeenEnough(Exception):  # noqa: N818 (it says what happened, and is no mi
 
 
 @dataclass(eq=False)
-class _Watching:
+class _Watching(OverEngine):
     """An engine that collects the single answers to some queries before it adds them up.
 
     Attributes:
@@ -149,16 +149,6 @@ class _Watching:
     seen: dict[tuple[str, int], tuple[Query, dict[int, Tensor]]] = field(default_factory=dict)
     _asked: list[str] = field(default_factory=list)
     _round: int = 0
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """The engine's."""
-        return self.engine.participation
-
-    @property
-    def expected(self) -> float:
-        """The engine's."""
-        return self.engine.expected
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The engine's sum."""

@@ -28,7 +28,7 @@ from fedrec.federated import (
     Devices,
     Engine,
     LocalEngine,
-    ParticipationConfig,
+    OverEngine,
     PrivateEngine,
     Query,
     Rows,
@@ -195,7 +195,7 @@ class _Fakes:
 
 
 @dataclass(eq=False)
-class Poisoned:
+class Poisoned(OverEngine):
     """An engine with fake clients among the honest ones. They take part as often as those.
 
     Attributes:
@@ -207,11 +207,6 @@ class Poisoned:
     engine: LocalEngine
     fakes: _Fakes
     streams: Streams
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """The honest ones'."""
-        return self.engine.participation
 
     @property
     def expected(self) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 import pydantic
 
-from fedrec.components import Config, build_config, changed
+from fedrec.components import Config, build_config, changed, split_kind
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.experiment.search import Seed
 from fedrec.federated import METHODS, ParticipationConfig, PopulationConfig
@@ -61,15 +61,8 @@ class MethodConfig(Config):
         Raises:
             ConfigError: if the kind or a setting is wrong.
         """
-        settings = dict(table)
-        kind = settings.pop("kind", None)
-        if not isinstance(kind, str):
-            raise ConfigError(f"{place}.kind: missing or not a string; choose one of: {', '.join(methods())}")
-        try:
-            config_class = method_class(kind).config_class
-        except ConfigError as error:
-            raise ConfigError(f"{place}.kind = '{kind}': {error}") from error
-        return cls(kind=kind, settings=build_config(config_class, settings, place))
+        kind, method, settings = split_kind(table, place, methods(), method_class)
+        return cls(kind=kind, settings=build_config(method.config_class, settings, place))
 
     @property
     def federated(self) -> bool:

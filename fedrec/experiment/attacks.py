@@ -8,8 +8,7 @@ from typing import Any
 import pydantic
 
 from fedrec.attacks import ATTACKS, Attack
-from fedrec.components import Config, build_config
-from fedrec.errors import ConfigError
+from fedrec.components import Config, build_config, split_kind
 from fedrec.experiment.arms import ArmConfig, Name
 
 
@@ -35,17 +34,10 @@ class AttackConfig(Config):
         Raises:
             ConfigError: if the kind or a setting is wrong.
         """
-        settings = dict(table)
-        kind = settings.pop("kind", None)
-        if not isinstance(kind, str):
-            raise ConfigError(f"{place}.kind: missing or not a string; choose one of: {', '.join(ATTACKS)}")
-        try:
-            config_class = ATTACKS[kind].config_class
-        except ConfigError as error:
-            raise ConfigError(f"{place}.kind = '{kind}': {error}") from error
+        kind, attack, settings = split_kind(table, place, ATTACKS, ATTACKS.__getitem__)
         own = {"kind": kind, "name": settings.pop("name", kind.rpartition(":")[2])}
         own |= {"on": settings.pop("on")} if "on" in settings else {}
-        own["settings"] = build_config(config_class, settings, place)
+        own["settings"] = build_config(attack.config_class, settings, place)
         return build_config(cls, own, place)  # type: ignore[return-value]
 
     @pydantic.model_serializer

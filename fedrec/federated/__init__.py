@@ -5,7 +5,7 @@ from fedrec.federated.answers import Answer
 from fedrec.federated.cohort import Cohort, Devices, HeldOutItems, State
 from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.costs import Communication
-from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, Population, Simulation, Totals
+from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, OverEngine, Population, Simulation, Totals
 from fedrec.federated.engines import ENGINES, Dealt
 from fedrec.federated.measuring import Measured, groups_asked, measure
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
@@ -36,6 +36,7 @@ __all__ = [
     "LocalEngine",
     "Measured",
     "Outer",
+    "OverEngine",
     "ParticipationConfig",
     "Population",
     "PopulationConfig",

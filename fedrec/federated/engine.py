@@ -114,6 +114,26 @@ class Engine(Protocol):
         """The participants' single answers, refused where a guarantee promises sums only."""
 
 
+class OverEngine:
+    """What stands over an engine has its users: who takes part, and how many are expected.
+
+    Attributes:
+        engine: the one below.
+    """
+
+    engine: Engine
+
+    @property
+    def participation(self) -> ParticipationConfig:
+        """The engine's."""
+        return self.engine.participation
+
+    @property
+    def expected(self) -> float:
+        """The engine's."""
+        return self.engine.expected
+
+
 class Population(Engine, Protocol):
     """An engine whose users can be rolled back to a checkpoint."""
 

@@ -31,7 +31,7 @@ from fedrec.federated import (
     Devices,
     EngineConfig,
     LocalEngine,
-    ParticipationConfig,
+    OverEngine,
     Query,
     State,
     Totals,
@@ -77,7 +77,7 @@ def _of_node(folder: Path, number: int) -> Path:
     return folder / f"node-{number}"
 
 
-class RaySimulation:
+class RaySimulation(OverEngine):
     """An engine over nodes on Ray workers, whose files this process can read.
 
     Args:
@@ -87,6 +87,8 @@ class RaySimulation:
         folder: that the nodes' files are in; it is kept as long as this object is.
     """
 
+    engine: FlowerEngine
+
     def __init__(self, engine: FlowerEngine, dealt: Dealt, parts: Sequence[Tensor], folder: Path) -> None:
         self.devices = dealt.devices
         self.engine = engine
@@ -95,16 +97,6 @@ class RaySimulation:
         self._folder = folder
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._seen: tuple[object, LocalEngine] | None = None
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """Who takes part in a round."""
-        return self.engine.participation
-
-    @property
-    def expected(self) -> float:
-        """q|U|."""
-        return self.engine.expected
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """As `FlowerEngine.sum`."""

@@ -68,8 +68,7 @@ class Evaluate(Query):
     @property
     def private(self) -> tuple[str, ...]:  # type: ignore[override]
         """What scoring reads of the devices' memory."""
-        memory = self.method.memory(self.state)
-        return () if memory is None else memory.private
+        return scoring_memory(self.method, self.state)
 
     @property
     def tables(self) -> Mapping[str, tuple[int, int]]:
@@ -170,6 +169,12 @@ def scoring_state(state: Tensors) -> Tensors:
     What `server_step` keeps beside a parameter ("items.exp_avg") is the server's own and is not broadcast.
     """
     return {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in state or "." not in name}
+
+
+def scoring_memory(method: FederatedMethod, state: Tensors) -> tuple[str, ...]:
+    """What scoring reads of the devices' memory, by name."""
+    memory = method.memory(state)
+    return () if memory is None else memory.private
 
 
 def settings_of(method: FederatedMethod) -> dict[str, Setting]:

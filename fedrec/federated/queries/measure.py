@@ -26,7 +26,7 @@ from fedrec.evaluation.topk import Ranking
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.contribution import Contribution, Rows
 from fedrec.federated.method import FederatedMethod
-from fedrec.federated.queries.evaluate import method_of, ranking_of, settings_of, without_held_out
+from fedrec.federated.queries.evaluate import method_of, ranking_of, scoring_memory, settings_of, without_held_out
 from fedrec.federated.query import Query, Setting, allow
 from fedrec.recommenders.recommender import Tensors
 from fedrec.streams import Streams
@@ -71,8 +71,7 @@ class Measure(Query):
     @property
     def private(self) -> tuple[str, ...]:  # type: ignore[override]
         """What scoring reads of the devices' memory."""
-        memory = self.method.memory(self.state)
-        return () if memory is None else memory.private
+        return scoring_memory(self.method, self.state)
 
     @property
     def tables(self) -> Mapping[str, tuple[int, int]]:
