@@ -114,39 +114,47 @@ class FileCheckpoints:
 
 
 class FileJournal:
-    """The releases of the round that is under way, in a file.
+    """The releases of the round that is under way, in a file; in another what was withheld when they were made.
 
     Args:
-        path: of the file.
+        path: of the file of releases.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.withheld = path.with_name("withheld.safetensors")
 
-    def load(self, round: int, phase: int, query: str) -> dict[str, Tensor] | None:
-        """What was released at a moment, or None.
+    def load(self, round: int, phase: int, query: str) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """What was released at a moment and what was withheld, or None.
 
         Raises:
-            RunError: if the file is damaged.
+            RunError: if a file is damaged.
         """
         prefix = f"{round}/{phase}/{query}/"
-        found = {name.removeprefix(prefix): sums for name, sums in self._all().items() if name.startswith(prefix)}
-        return found or None
+        sums, withheld = (_under(prefix, _read_tensors(path)) for path in (self.path, self.withheld))
+        return (sums, withheld) if sums else None
 
-    def save(self, round: int, phase: int, query: str, sums: Tensors) -> None:
-        """Keep it, beside the others of its round."""
-        held = {name: tensor for name, tensor in self._all().items() if name.startswith(f"{round}/")}
-        write_tensors(self.path, held | {f"{round}/{phase}/{query}/{name}": total for name, total in sums.items()})
+    def save(self, round: int, phase: int, query: str, sums: Tensors, withheld: Tensors) -> None:
+        """Keep it, beside the others of its round; the release last, since without it the rest is not looked at."""
+        for path, tensors in ((self.withheld, withheld), (self.path, sums)):
+            if tensors:
+                held = {name: tensor for name, tensor in _read_tensors(path).items() if name.startswith(f"{round}/")}
+                write_tensors(path, held | {f"{round}/{phase}/{query}/{name}": t for name, t in tensors.items()})
 
-    def _all(self) -> dict[str, Tensor]:
-        if not self.path.exists():
-            return {}
-        try:
-            return dict(safetensors.torch.load_file(self.path))
-        except safetensors.SafetensorError as error:
-            raise RunError(
-                f"{self.path}: damaged ({error}); the releases in it cannot be made again: start a new run"
-            ) from error
+
+def _under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except safetensors.SafetensorError as error:
+        raise RunError(
+            f"{path}: damaged ({error}); the releases in it cannot be made again: start a new run"
+        ) from error
 
 
 History = list[tuple[int, str, float, Disclosure]]

@@ -355,7 +355,7 @@ class LocalEngine:
         if bytes_per_interaction is None:
             label = torch.arange(len(users), device=users.device)
         else:
-            label = torch.cumsum(degrees + 1, dim=0) // max(1, self._chunk_bytes // bytes_per_interaction)
+            label = torch.cumsum(degrees + 1, dim=0) // max(1, self._chunk_bytes // max(1, bytes_per_interaction))
         if self.devices.silo is not None:  # the whole silo goes where its first user goes
             _, client, sizes = torch.unique_consecutive(
                 self.devices.silo[users], return_inverse=True, return_counts=True

@@ -54,11 +54,19 @@ def require_one_answer(participation: ParticipationConfig) -> None:
 class Journal(Protocol):
     """Remembers what was released since the last checkpoint, so that a resumed run does not release it again."""
 
-    def load(self, round: int, phase: int, query: str) -> Mapping[str, Tensor] | None:
-        """What was released at a moment, or None."""
+    def load(self, round: int, phase: int, query: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None:
+        """What was released at a moment and what was withheld, or None."""
 
-    def save(self, round: int, phase: int, query: str, sums: Mapping[str, Tensor]) -> None:
-        """Keep it; what was released in earlier rounds is in a checkpoint by now."""
+    def save(
+        self, round: int, phase: int, query: str, sums: Mapping[str, Tensor], withheld: Mapping[str, Tensor]
+    ) -> None:
+        """Keep it; what was released in earlier rounds is in a checkpoint by now.
+
+        Args:
+            round, phase, query: the moment.
+            sums: that were released.
+            withheld: noise that later rounds will take back in part, which nobody else may read.
+        """
 
 
 class PrivateEngine:
@@ -132,6 +140,8 @@ class PrivateEngine:
             )
         require_one_answer(sampling)
         devices = getattr(self._engine, "devices", None)
+        if unit == "silo" and any(planned.adaptive for planned in schedule.releases):
+            raise PrivacyError("a clip that adapts follows the norms of users, by a bit of each; the unit is one silo")
         silos = getattr(self._engine, "silos", False) or (isinstance(devices, Devices) and devices.silo is not None)
         if silos != (unit == "silo"):
             raise PrivacyError(SILOS if unit == "user" else "unit 'silo': every user is a client; there are no silos")
@@ -206,14 +216,17 @@ class PrivateEngine:
         """A noised sum, or that of this moment which was released before the process was killed."""
         found = None if self.journal is None else self.journal.load(round, phase, query.kind)
         if found is not None:
+            sums, withheld = found
             passed = getattr(self._engine, "passed", None)
             if passed is not None:
                 passed((round, phase))
-            return Totals(found, noised=True)
+            if self._correlated is not None and self._correlated[0] == query.kind:
+                self.restore(withheld)
+            return Totals(sums, noised=True)
         asked = self._noised(Asked(query, round, phase, clip, self._parts(query, round, clip)))
         totals = self.sums.sum(self._engine, asked)
         if self.journal is not None:
-            self.journal.save(round, phase, query.kind, totals.sums)
+            self.journal.save(round, phase, query.kind, totals.sums, self.tensors())
         return totals
 
     def _parts(self, query: Query, round: int, clip: Clip) -> Sequence[Part]:

@@ -150,17 +150,13 @@ class FederatedRecommender:
             journal: of releases, where what is asked next is seen by others before the round's checkpoint.
 
         Raises:
-            PrivacyError: if noise is correlated over rounds, and there is a journal, which does not hold that.
+            PrivacyError: if the population is not of what the promise is about.
         """
         if self.privacy is not None and (self.privacy.unit == "silo") != (silos is not None):
             raise PrivacyError(f"privacy.unit = '{self.privacy.unit}' over a population of {silos or 'no'} silos")
         clients = silos or federation.n_users
         private = None if self.privacy is None else self._protect(population, self.privacy, training, clients)
         if private is not None and journal is not None:
-            if self.privacy is not None and self.privacy.continual is not None:
-                raise PrivacyError(
-                    "privacy.continual: noise that is correlated over rounds is not for nodes yet; drop it"
-                )
             private.journal = journal
         rounds = Rounds(self.method, federation, population, private)
         if watched is not None:

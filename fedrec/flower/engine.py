@@ -7,6 +7,7 @@ in a round. Private state stays on the nodes: a checkpoint here holds the moment
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedrec.errors import ConfigError, DataError, PrivacyError, RunError
+from fedrec.errors import ConfigError, DataError, RunError
 from fedrec.federated import ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
@@ -293,11 +294,8 @@ class FlowerEngine:
         """What goes with the query of a moment. A query asked again starts from where it started before.
 
         Raises:
-            PrivacyError: if there are clips by table, of which a message tells one norm: nodes would clip by that
-            alone.
+            ConfigError: if it is of an earlier moment than the last one.
         """
-        if clip is not None and clip.tables:
-            raise PrivacyError("clips by table are not carried to nodes; give one norm, privacy.clip = 0.1")
         if self._asked is not None and self._asked[0] == moment:
             base = self._asked[1]
         else:
@@ -321,6 +319,7 @@ class FlowerEngine:
             participation=self.participation.model_dump_json(),
             randomness=self._randomness,
             clip=0.0 if clip is None else clip.norm,
+            tables=json.dumps(dict(clip.tables)) if clip is not None and clip.tables else "",
         )
 
     def _checked(
@@ -332,8 +331,8 @@ class FlowerEngine:
         try:
             require_heading(reply, query.kind, request)
             answer = answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest)
-            if request.clip:
-                require_clipped(answer, request.clip)
+            if request.bound is not None:
+                require_clipped(answer, request.bound)
             return answer
         except DataError as error:
             return error

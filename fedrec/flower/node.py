@@ -29,7 +29,6 @@ from fedrec.flower.requests import (
     require_greeting,
 )
 from fedrec.flower.stores import Kept, Store
-from fedrec.privacy import Clip
 from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
 
@@ -181,8 +180,7 @@ class Node:
         base = kept.at(request.base)
         if base is not None:
             engine.restore(base)
-        clip = Clip(request.clip) if request.clip else None
-        totals = engine.sum(query, round=request.round, phase=request.phase, clip=clip)
+        totals = engine.sum(query, round=request.round, phase=request.phase, clip=request.bound)
         same = base is not None and not query.private and participation.late == "discard"
         self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
         return totals
@@ -230,9 +228,10 @@ def require_own_draw(participation: ParticipationConfig) -> ParticipationConfig:
     Raises:
         ConfigError: if it is a sample of a fixed size, which takes somebody who knows everyone.
     """
-    if participation.sampling != "poisson":
+    if participation.sampling == "fixed":
         raise ConfigError(
-            f"participation.sampling = '{participation.sampling}': nodes draw their participants alone; set 'poisson'"
+            "participation.sampling = 'fixed': nodes draw their participants alone, and a sample of a fixed size takes "
+            "who knows everyone's draw; set 'poisson' or 'cyclic'"
         )
     return participation
 

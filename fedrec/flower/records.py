@@ -25,6 +25,7 @@ from torch import Tensor
 from fedrec.errors import DataError
 from fedrec.federated import Query, Totals, build_query
 from fedrec.federated.query import Setting
+from fedrec.privacy import Clip
 
 R = TypeVar("R", ConfigRecord, ArrayRecord)
 
@@ -149,20 +150,25 @@ def answer_from_record(record: RecordDict, query: Query, users: int, largest: in
     return NodeAnswer(found, numbers, refused)
 
 
-def require_clipped(answer: NodeAnswer, clip: float) -> None:
+def require_clipped(answer: NodeAnswer, clip: Clip) -> None:
     """Refuse what clipped contributions cannot add up to: a node moves a sum by no more than its users may.
 
     Args:
         answer: of a node that was asked to clip.
-        clip: norm of one user's contribution at most, over all tables.
+        clip: of one user's contribution, over all tables or by table.
 
     Raises:
-        DataError: if the answer is longer than as many clips as users are in it.
+        DataError: if the answer, or a table of it that has a clip of its own, is longer than as many clips as users are
+            in it.
     """
     users = answer.counts["answered"] + answer.counts["late"]
-    norm = math.hypot(*(float(torch.linalg.vector_norm(part.value.double())) for part in answer.parts.values()))
-    if norm > users * clip * (1 + _ROUNDING):
-        raise DataError(f"an answer longer than its users' clips; norm {norm:g} of {users} users clipped to {clip:g}")
+    norms = {name: float(torch.linalg.vector_norm(part.value.double())) for name, part in answer.parts.items()}
+    bounds = [(f" of table '{name}'", norms[name], bound) for name, bound in clip.tables]
+    for where, norm, bound in bounds or [("", math.hypot(*norms.values()), clip.norm)]:
+        if norm > users * bound * (1 + _ROUNDING):
+            raise DataError(
+                f"an answer longer than its users' clips{where}; norm {norm:g} of {users} users clipped to {bound:g}"
+            )
 
 
 def _layout(total: Tensor) -> dict[str, Tensor]:

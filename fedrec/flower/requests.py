@@ -6,6 +6,8 @@ each field by its type and its range, and refuses a message that lacks one or ha
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
@@ -16,8 +18,9 @@ from flwr.app import ConfigRecord, RecordDict
 from fedrec.errors import DataError
 from fedrec.federated import ParticipationConfig, Query
 from fedrec.flower.records import part, query_to_record
+from fedrec.privacy import Clip
 
-VERSION = 1
+VERSION = 2
 """Of the messages. Server and nodes must have the same."""
 
 Moment = tuple[int, int]
@@ -39,7 +42,8 @@ class Request:
         keep: further moments whose private state the server may come back to, "3/1,5/0".
         participation: who takes part, as JSON.
         randomness: whether the participants are drawn from the seed or from the node's operating system.
-        clip: norm that each user's contribution is clipped to; 0 is none.
+        clip: norm that each user's contribution is clipped to, over all tables; 0 is none.
+        tables: a norm for each table, as JSON, of which `clip` is the root of the sum of squares; "" is one for all.
     """
 
     session: str
@@ -53,6 +57,7 @@ class Request:
     participation: str
     randomness: Literal["seeded", "os"]
     clip: float
+    tables: str = ""
 
     @property
     def moment(self) -> Moment:
@@ -68,6 +73,13 @@ class Request:
     def kept(self) -> frozenset[Moment]:
         """Moments whose private state must not be forgotten."""
         return frozenset(_moment(text) for text in self.keep.split(",") if text)
+
+    @property
+    def bound(self) -> Clip | None:
+        """What each user's contribution is clipped to."""
+        if not self.clip:
+            return None
+        return Clip(self.clip, Clip.by_table(json.loads(self.tables)).tables if self.tables else ())
 
     @property
     def drawn_by(self) -> ParticipationConfig:
@@ -128,7 +140,10 @@ def request_from_record(record: RecordDict) -> Request:
         if not all(kept <= request.base for kept in request.kept):
             raise DataError(f"moments {request.keep} to be kept, which are later than {request.base}")
         request.drawn_by  # noqa: B018 (it is read to see that it can be)
-    except (ValueError, pydantic.ValidationError) as error:
+        by_table = request.bound.tables if request.bound is not None else ()
+        if request.tables and not math.isclose(math.hypot(*(norm for _, norm in by_table)), request.clip):
+            raise DataError(f"clips by table {request.tables}, which are not those of norm {request.clip}")
+    except (AttributeError, TypeError, ValueError, RecursionError, pydantic.ValidationError) as error:
         raise DataError(f"a request that cannot be read: {error}") from error
     return request
 

@@ -63,6 +63,15 @@ def test_neither_threads_nor_chunks_change_a_bit(devices: Devices, query: Query,
     assert torch.get_num_threads() == torch_threads
 
 
+def test_a_catalogue_of_few_items_is_folded_in_chunks(devices: Devices) -> None:
+    """A row of 3 numbers a user is less than a byte of working memory for each of its interactions."""
+    few = Devices(devices.keys, torch.arange(41), torch.arange(40) % 3, 3)
+    query = Gram(torch.ones(3))
+    assert query.bytes_per_interaction == 0
+    found = LocalEngine(few, Streams(0), chunk_bytes=1).sum(query, round=1).sums["gram"]
+    assert torch.equal(found, torch.diag(torch.tensor([14.0, 13.0, 13.0])))
+
+
 def test_any_dealing_of_users_to_nodes_gives_the_same_sums(devices: Devices) -> None:
     everyone = LocalEngine(devices, Streams(0), ParticipationConfig(rate=0.6))
     deal = torch.randperm(40, generator=torch.Generator().manual_seed(3))

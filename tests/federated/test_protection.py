@@ -212,6 +212,15 @@ def test_silos_are_promised_as_silos(train: Interactions) -> None:
         arm({"unit": "silo", "delta": 0.2}, Popularity(PopularityConfig()), population=silos).check(train)
 
 
+def test_a_clip_of_silos_that_adapts_is_refused_by_the_engine_itself(train: Interactions) -> None:
+    bits = PlannedRelease(query=bit_of("count"), draws=2, clip=0.5, share=0.5)
+    schedule = Schedule((PlannedRelease(query="count", draws=2, clip=1.0, share=0.5, adaptive=True), bits))
+    engine = LocalEngine(Devices.of(train, silo=torch.arange(40) % 8), Streams(0))
+    sigmas, source = schedule.noise_multipliers(1.0), SeededNoise(Streams(0))
+    with pytest.raises(PrivacyError, match="follows the norms of users, by a bit of each; the unit is one silo"):
+        PrivateEngine(engine, schedule, sigmas, source, Gaussian(), adaptive=AdaptiveClipConfig(), unit="silo")
+
+
 @pytest.mark.parametrize(
     ("privacy", "method", "participation", "population", "message"),
     [

@@ -201,7 +201,9 @@ def test_secret_samples_are_each_nodes_own(devices: Devices) -> None:
 
 def test_what_nodes_cannot_do_is_refused(devices: Devices) -> None:
     grid = grid_of(devices, dealt(devices, 2))
-    with pytest.raises(ConfigError, match=r"sampling = 'fixed': nodes draw their participants alone; set 'poisson'"):
+    with pytest.raises(
+        ConfigError, match=r"sampling = 'fixed': nodes draw their participants alone.*set 'poisson' or 'cyclic'"
+    ):
         engine_on(grid, participation=ParticipationConfig(sampling="fixed", rate=0.5))
     with pytest.raises(ConfigError, match=r"asks for single answers.*engine\.kind = 'local'"):
         engine_on(grid).answers(Count(25), round=1)

@@ -188,7 +188,7 @@ def dropping(part: str) -> BrokenRequest:
     [
         (setting("query", kind="os:system"), "not on this node's allow-list"),
         (setting("query", kind=3), "a query of kind 3"),
-        (setting("request", version=2), "version 2 of the messages; this node speaks 1"),
+        (setting("request", version=1), "version 1 of the messages; this node speaks 2"),
         (setting("request", shell="rm"), r"\['shell'\] missing or unknown"),
         (setting("request", clip="1"), "whose clip is '1'"),
         (setting("request", clip=-1.0), "with clip -1"),
@@ -196,7 +196,7 @@ def dropping(part: str) -> BrokenRequest:
         (setting("request", session="../../x"), "a session named"),
         (setting("request", randomness="none"), "randomness 'none'"),
         (setting("request", participation="{}}"), "cannot be read"),
-        (setting("request", participation='{"sampling": "fixed"}'), "set 'poisson'"),
+        (setting("request", participation='{"sampling": "fixed"}'), "set 'poisson' or 'cyclic'"),
         (setting("request", keep="9/9"), "later than"),
         (setting("request", keep="x"), "cannot be read"),
         (setting("request", base_round=7), "from"),

@@ -1,0 +1,190 @@
+"""Every guarantee over nodes is that over the same users in one process: the same model, the same noise, the same cost.
+
+Nodes have 4, 7, 13 and 16 of the users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message
+
+from fedrec.components import build_config
+from fedrec.errors import DataError, PrivacyError, RunError
+from fedrec.experiment.store import FileJournal
+from fedrec.federated import Devices, FederatedMethod, FederatedRecommender, Federation, LocalEngine, PopulationConfig
+from fedrec.federated.engine import Population
+from fedrec.federated.methods import (
+    EgoLightGCN,
+    EgoLightGCNConfig,
+    FedNCF,
+    FedNCFConfig,
+    Spectral,
+    SpectralConfig,
+)
+from fedrec.federated.participation import ParticipationConfig
+from fedrec.federated.queries import NeuralTraining
+from fedrec.flower.records import arrays, tensors
+from fedrec.flower.requests import request_from_record, request_to_record
+from fedrec.privacy import Clip, PrivacyConfig
+from fedrec.recommenders.recommender import Tensors, Training
+from fedrec.recommenders.trainer import Stopping
+from fedrec.streams import Streams
+from tests.federated.test_recommender import Kept
+from tests.flower.nodes import engine_on, grid_of
+
+PARTS = [list(range(4)), list(range(4, 11)), list(range(11, 24)), list(range(24, 40))]
+NO_PATIENCE = Stopping(every=1, patience=0)
+
+
+def ego(rounds: int = 4) -> EgoLightGCN:
+    return EgoLightGCN(EgoLightGCNConfig(dim=4, rounds=rounds, stopping=NO_PATIENCE))
+
+
+def neural() -> FedNCF:
+    return FedNCF(FedNCFConfig(rounds=2, stopping=NO_PATIENCE))
+
+
+def spectral() -> Spectral:
+    return Spectral(SpectralConfig(factors=3, weight="degree"))
+
+
+def arm(
+    method: FederatedMethod,
+    privacy: dict[str, Any],
+    participation: dict[str, Any] | None = None,
+    population: dict[str, Any] | None = None,
+) -> FederatedRecommender:
+    section = build_config(PrivacyConfig, {"noise_multiplier": 2.0, "delta": 1e-3} | privacy, "privacy")
+    assert isinstance(section, PrivacyConfig)
+    return FederatedRecommender(
+        method,
+        privacy=section,
+        participation=ParticipationConfig(**participation or {}),
+        population=PopulationConfig(**population or {}),
+    )
+
+
+def fit(recommender: FederatedRecommender, over: Population) -> FederatedRecommender:
+    federation = Federation(40, 25, Streams(3), torch.float64)
+    recommender.fit_over(over, federation, Training(3, "private", "cpu"), None)
+    return recommender
+
+
+def both(
+    devices: Devices, recommender: Callable[[], FederatedRecommender]
+) -> tuple[FederatedRecommender, FederatedRecommender]:
+    """The same arm in one process and over nodes."""
+    sampling = recommender().participation
+    local = fit(recommender(), LocalEngine(devices, Streams(3), sampling))
+    return local, fit(recommender(), engine_on(grid_of(devices, PARTS), participation=sampling))
+
+
+def apart(one: FederatedRecommender, other: FederatedRecommender) -> float:
+    """The largest difference between two models; of a basis, between the projectors on its subspace."""
+    models = [
+        {name: table @ table.T if name == "basis" else table for name, table in some.model().items()}
+        for some in (one, other)
+    ]
+    assert models[0].keys() == models[1].keys()
+    return max(float((models[0][name].double() - models[1][name].double()).abs().max()) for name in models[0])
+
+
+def test_clips_by_table_are_those_of_one_process(devices: Devices) -> None:
+    local, remote = both(devices, lambda: arm(neural(), {"clip": {"items": 0.3, "network": 0.4}}))
+    assert apart(local, remote) < 1e-9
+    assert remote.guarantee is not None
+    assert "clip 0.5 by table (items 0.3, network 0.4" in remote.guarantee.in_words()
+    one_norm = fit(arm(neural(), {"clip": 0.5}), engine_on(grid_of(devices, PARTS)))
+    assert apart(local, one_norm) > 1e-3
+
+
+def test_a_message_carries_each_tables_clip_and_a_node_is_held_to_it(devices: Devices) -> None:
+    """The answer of one node is longer than its clip of one table, though not than that of both together."""
+    grid = grid_of(devices, PARTS)
+    engine, method = engine_on(grid), neural()
+    state = method.start(Federation(40, 25, Streams(3), torch.float64))
+    query = method.memory(state)
+    assert isinstance(query, NeuralTraining)
+    clip = Clip.by_table({"network": 0.1, "items": 0.7})
+    record = request_to_record(query, engine.request((1, 0), clip))
+    assert request_from_record(record).bound == clip
+    for tables in ('{"network": 0.1, "items": 0.8}', '{"network": -0.1}', "[1]", '{"network": null}', "{"):
+        record["request"]["tables"] = tables
+        with pytest.raises((DataError, PrivacyError)):
+            request_from_record(record)
+    engine.sum(query, round=1, clip=clip)
+
+    def change(reply: Message) -> Message:
+        sums = tensors(reply.content["sums"])
+        sums["network"] *= 0.11 * 7 / sums["network"].norm()
+        reply.content["sums"] = arrays(sums)
+        return reply
+
+    grid.change = change
+    totals = engine.sum(query, round=2, clip=clip)
+    assert totals.failed == {"an answer longer than its users' clips of table 'network'": 1}
+    assert not engine.sum(query, round=3, clip=Clip(clip.norm)).failed
+    grid.change = None
+    with pytest.raises(RunError, match="clips for the tables itmes, network of a query of items, network"):
+        engine.sum(query, round=5, clip=Clip.by_table({"network": 0.1, "itmes": 0.7}))
+
+
+@pytest.mark.parametrize("trust", ["central", "secagg"])
+def test_a_clip_that_adapts_follows_the_bits_of_nodes(devices: Devices, trust: str) -> None:
+    privacy = {"adaptive": {"rate": 0.5, "share": 0.2}, "trust": trust, "clip": 0.3}
+    local, remote = both(devices, lambda: arm(ego(), privacy, {"rate": 0.7}))
+    assert apart(local, remote) < (1e-9 if trust == "central" else 1e-4)
+    clips = [[r.clip for r in some.guarantee.made if r.adaptive] for some in (local, remote) if some.guarantee]
+    assert clips[0] == pytest.approx(clips[1], rel=1e-9 if trust == "central" else 1e-5)
+    assert len(set(clips[1])) == 4
+
+
+class Dying(Kept):
+    """Checkpoints of a process that dies before it writes that of a step."""
+
+    def __init__(self, before: int | None) -> None:
+        super().__init__()
+        self.before = before
+
+    def save(self, tensors: Tensors, facts: Mapping[str, Any]) -> None:
+        if facts["progress"]["step"] == self.before:
+            raise KeyboardInterrupt
+        super().save(tensors, facts)
+
+
+CYCLES = {"sampling": "cyclic", "rate": 0.5}
+
+
+def test_noise_that_is_correlated_over_rounds_goes_on_from_the_journal(devices: Devices, tmp_path: Path) -> None:
+    """Killed between a release and its checkpoint: it is not made again, and later ones take its noise back."""
+
+    def recommender() -> FederatedRecommender:
+        return arm(ego(6), {"continual": {"band": 3}}, CYCLES)
+
+    local, remote = both(devices, recommender)
+    assert apart(local, remote) < 1e-9
+    assert remote.guarantee is not None
+    assert "a user takes part once in every 2" in remote.guarantee.in_words()
+    kept, journal, asked = Dying(4), FileJournal(tmp_path / "released.safetensors"), list[Message]()
+    grid = grid_of(devices, PARTS, look=asked.append)
+
+    def goes_on() -> FederatedRecommender:
+        some, training = recommender(), Training(3, "private", "cpu", checkpoints=kept)
+        engine = engine_on(grid, participation=ParticipationConfig(**CYCLES))
+        some.fit_over(engine, Federation(40, 25, Streams(3), torch.float64), training, None, journal=journal)
+        return some
+
+    with pytest.raises(KeyboardInterrupt):
+        goes_on()
+    released, withheld = journal.load(4, 0, "local-training") or ({}, {})
+    assert set(released) == set(withheld) == {"items"}
+    assert withheld["items"].shape == (2, 25, 4)
+    kept.before, first = None, len(asked)
+    assert apart(goes_on(), local) < 1e-9
+    rounds = [int(str(m.content["request"]["round"])) for m in asked[first:] if "request" in m.content]
+    assert set(rounds) == {5, 6}
