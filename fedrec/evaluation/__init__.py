@@ -27,6 +27,7 @@ from fedrec.evaluation.sums import (
     poisson_weights,
     resampled_means,
     rows_of_sums,
+    secret_weights,
 )
 from fedrec.evaluation.topk import Factors, Scorer, TopK, top_k
 
@@ -67,6 +68,7 @@ __all__ = [
     "rank_biserial",
     "resampled_means",
     "rows_of_sums",
+    "secret_weights",
     "seed_deviation",
     "standardised_difference",
     "tie_hash",

@@ -6,16 +6,19 @@ Poisson(1) times in each resample, drawn from a stream of the user's own, so tha
 well, and the same however users are dealt to nodes (Chamandy et al. 2012). Two arms have the same weights and are thus
 paired.
 
-A resample hides nobody: as many of them as there are users are that many equations, and whoever knows the users' keys
-knows the weights and can solve for every user's values.
+A resample hides nobody from whoever knows the weights: as many of them as there are users are that many equations, to
+be solved for every user's values. A public seed and the users' keys tell those of `poisson_weights`; those of
+`secret_weights` nobody can tell but the node that keeps the secret.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,8 +43,14 @@ OMITTED: Mapping[str, str] = {
 
 SEGMENTS = ("cold-users", "cold-items")
 
-_POISSON = torch.tensor([sum(math.exp(-1) / math.factorial(j) for j in range(n + 1)) for n in range(20)]).double()
+_POISSON = torch.tensor(
+    [sum(math.exp(-1) / math.factorial(j) for j in range(n + 1)) for n in range(20)], dtype=torch.float64
+)
 """The distribution function of Poisson(1) at 0 to 19; a uniform number of 53 bits never lies above the last."""
+
+
+_MOST = float(torch.searchsorted(_POISSON, torch.tensor(1.0 - 2.0**-53, dtype=torch.float64), right=True))
+"""What the largest number of 53 bits comes to: no user counts more often than this."""
 
 
 def poisson_weights(streams: Streams, keys: Tensor, replicates: int) -> Tensor:
@@ -52,8 +61,32 @@ def poisson_weights(streams: Streams, keys: Tensor, replicates: int) -> Tensor:
         keys: [users] int64 stream keys.
         replicates: number of resamples.
     """
-    drawn = streams.uniform("poisson-bootstrap", keys.unsqueeze(1), torch.arange(replicates, device=keys.device))
-    return torch.searchsorted(_POISSON.to(keys.device), drawn, right=True).double()
+    return _poisson(
+        streams.uniform("poisson-bootstrap", keys.unsqueeze(1), torch.arange(replicates, device=keys.device))
+    )
+
+
+def secret_weights(secret: bytes, keys: Tensor, replicates: int) -> Tensor:
+    """As `poisson_weights`, for whoever has a secret; to anyone else they look like any other draws.
+
+    A user's are the words of SHAKE-256 of the secret and the user's key, which nobody tells from random ones without
+    the secret (`Streams` are made for speed and hide nothing).
+
+    Args:
+        secret: 32 bytes.
+        keys: [users] int64 stream keys.
+        replicates: number of resamples.
+    """
+    drawn = np.empty((len(keys), replicates), dtype="<u8")
+    for user, key in enumerate(keys.tolist()):
+        stream = hashlib.shake_256(secret + key.to_bytes(8, "little", signed=True))
+        drawn[user] = np.frombuffer(stream.digest(8 * replicates), dtype="<u8")
+    return _poisson(torch.from_numpy((drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53).to(keys.device))
+
+
+def _poisson(uniform: Tensor) -> Tensor:
+    """Poisson(1) from uniform numbers, by inversion."""
+    return torch.searchsorted(_POISSON.to(uniform.device), uniform, right=True).double()
 
 
 @dataclass(frozen=True)
@@ -123,6 +156,26 @@ class Layout:
             found |= {"items": (n_items, 2 + 4 * len(self.ks)), "lists": (1, 1 + len(self.ks))}
         if self.replicates:
             found["resamples"] = (self.replicates, 1 + len(self.per_user) + 2 * self.n_groups)
+        return found
+
+    def bounds(self, popularity: Tensor) -> dict[str, tuple[float, ...]]:
+        """By table and column, what no user adds more than to any entry.
+
+        Args:
+            popularity: [n_items] number of training interactions of each item.
+        """
+        wanted, popular, one = float(len(popularity)), max(1.0, float(popularity.max())), (1.0,)
+        surprise = max(1.0, math.log2(max(1.0, float(popularity.sum()))))
+        largest = {"novelty": surprise, "calibration-error": math.log(100)}
+        per_user = tuple(largest.get(name.partition("@")[0], 1.0) for name in self.per_user)
+        found = {
+            "users": (1.0, wanted, *per_user, *one * len(self.accuracy)),
+            "segments": (1.0, wanted, *one * len(self.accuracy)),
+        }
+        if self.lists:
+            found |= {"items": one * (2 + 4 * len(self.ks)), "lists": (popular,) * (1 + len(self.ks))}
+        if self.replicates:
+            found["resamples"] = tuple(_MOST * bound for bound in (1.0, *per_user, *one * (2 * self.n_groups)))
         return found
 
     def item_counts(self, table: Tensor) -> ItemCounts:

@@ -9,20 +9,23 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from fedrec.data import Public, read_catalogue
 from fedrec.errors import ConfigError, RunError
-from fedrec.evaluation import group_labels, resampled_means
 from fedrec.experiment import manifest
 from fedrec.experiment.arms import ArmConfig
 from fedrec.experiment.config import ExperimentConfig
+from fedrec.experiment.deployed_measuring import (
+    Catalogue,
+    asked_in_test,
+    measure_deployed,
+    require_nodes,
+    unpaid_test,
+)
 from fedrec.experiment.fitting import Told, build_arm
 from fedrec.experiment.outcome import tell_test
 from fedrec.experiment.preparation import naming
@@ -38,21 +41,14 @@ from fedrec.experiment.store import (
 )
 from fedrec.experiment.summary import write_csv
 from fedrec.experiment.tracking import Logged, require_tracking, tracking
-from fedrec.federated import FederatedRecommender, Federation, groups_asked, measure
-from fedrec.federated.queries import Evaluate
-from fedrec.flower import FlowerEngine, Grid, Post, Roll, fingerprint, greet
+from fedrec.federated import FederatedRecommender, Federation, groups_asked
+from fedrec.flower import FlowerEngine, Grid, Post, Roll, greet
 from fedrec.recommenders import Disclosure, Training
 from fedrec.streams import Streams
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 300.0  # seconds that nodes are waited for before a run begins
-
-_UNPAID = (
-    "Not paid for: the test after the last round. Each node sends plain sums over its users, of metric values also by "
-    "resample, and by item of who has it, holds it out and is shown it; those of few users say what single ones hold, "
-    "and whoever knows the users' keys can solve resamples for single users' values. The promise is about the model."
-)
 
 
 def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Progress = silent) -> Path:
@@ -81,6 +77,7 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
     for arm in config.arms:
         with naming(f"arms.{arm.name}"):
             _recommender(arm, config).check_size(roll.n_users, roll.n_items)
+            require_nodes(arm.privacy, len(roll.nodes))
     config.evaluation.require_catalogue(roll.n_items)
     public = Catalogue.of(config, roll)
     groups_asked(public.labels, config.evaluation)
@@ -234,12 +231,15 @@ def _fit_and_test(
     recommender.fit_over(engine, federation, training, watched, journal=folder.journal)
     seconds = checkpoints.seconds
     guarantee = None if recommender.guarantee is None else recommender.guarantee.as_dict()
-    if guarantee is not None:
+    if guarantee is not None and arm.privacy is not None:
+        unpaid = unpaid_test(arm.privacy, config.engine.randomness)
         guarantee |= {
-            "notes": {**guarantee["notes"], "test": _UNPAID},
-            "words": f"{guarantee['words']} {_UNPAID}",
+            "notes": {**guarantee["notes"], "test": unpaid},
+            "words": f"{guarantee['words']} {unpaid}",
         }
-    metrics, resampled = _test(recommender, engine, config, seed, roll, public)
+    metrics, resampled = measure_deployed(
+        recommender, asked_in_test(engine, arm.privacy), config, seed, public, validated="valid" in roll.parts
+    )
     result = Result(
         metrics=metrics,
         history=history,
@@ -255,38 +255,6 @@ def _behind(failures: int) -> str:
     return f", {failures} failed" if failures else ""
 
 
-def _test(
-    recommender: FederatedRecommender,
-    engine: FlowerEngine,
-    config: ExperimentConfig,
-    seed: int,
-    roll: Roll,
-    public: Catalogue,
-) -> tuple[Sequence[tuple[str, str, str, float]], pd.DataFrame]:
-    """Rows (split, metric, group, value) from sums over what the users' devices measure, and their resampled means."""
-    rows = []
-    metric, after = config.evaluation.metric, recommender.method.rounds + 1  # later than every round
-    if "valid" in roll.parts:
-        query = Evaluate.of(recommender.method, recommender.model(), "valid", [metric], seed, everyone=True)
-        users, total = engine.sum(query, round=after).sums["metrics"][0].tolist()
-        rows += [("valid", metric, "", total / users)] if users else []
-    found = measure(
-        engine,
-        recommender.method,
-        recommender.model(),
-        roll.n_items,
-        public.items,
-        public.labels,
-        config.evaluation,
-        seed=seed,
-        resampling=config.seeds[0],  # arms and seeds are paired by it
-        round=after + 1,
-    )
-    rows += [("test", row.metric, row.group, row.value) for row in found.rows]
-    means = resampled_means(found.resamples, found.layout)
-    return rows, pd.DataFrame({name: mean.numpy() for name, mean in means.items()})
-
-
 def _write_tables(directory: RunDirectory, config: ExperimentConfig) -> None:
     """metrics.csv, history.csv and summary.json of a run whose arms are all finished."""
     results = {
@@ -298,36 +266,3 @@ def _write_tables(directory: RunDirectory, config: ExperimentConfig) -> None:
     write_csv(directory.path / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
     write_csv(directory.path / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
     write_json(directory.path / "summary.json", summarise_resampled(results, config))
-
-
-@dataclass(frozen=True, eq=False)
-class Catalogue:
-    """What is public of items and users, as far as the server was given it.
-
-    Attributes:
-        items: attributes of the items in code order; no columns if nothing is known.
-        labels: of the groups of users, by attribute.
-    """
-
-    items: pd.DataFrame
-    labels: Mapping[str, tuple[str, ...]]
-
-    @classmethod
-    def of(cls, config: ExperimentConfig, roll: Roll) -> Catalogue:
-        """That of `engine.catalogue`, and of the file beside it that says which values users' attributes take.
-
-        Raises:
-            ConfigError: if the nodes have another catalogue.
-            DataError: if a file cannot be read.
-        """
-        if config.engine.catalogue is None:
-            return cls(pd.DataFrame(), {})
-        path = Path(config.engine.catalogue)
-        items, attributes = read_catalogue(path)
-        theirs = next(iter(roll.nodes.values())).catalogue
-        if fingerprint(items) != theirs:
-            raise ConfigError(
-                f"engine.catalogue = '{path}': {len(items)} items, and not those of the nodes' catalogue; give the "
-                "server the file that the nodes have"
-            )
-        return cls(attributes, group_labels(Public.beside(path).columns))

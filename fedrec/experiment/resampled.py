@@ -71,6 +71,7 @@ def _over_seeds(results: Resampled) -> dict[str, Tensor]:
     stacked = {
         str(name): torch.stack([torch.from_numpy(table[name].to_numpy(copy=True)) for table in tables])
         for name in tables[0].columns
+        if all(name in table for table in tables)  # a group may be too small to report in one split and not in another
     }
     return {name: values.mean(dim=0) for name, values in stacked.items()}
 
@@ -83,8 +84,8 @@ def _groups(results: Resampled, resampled: Mapping[str, Tensor], metric: str) ->
         if not slash or headline != metric:
             continue
         rows = [_rows(result, label) for result, _ in results.values()]
-        if metric not in rows[0]:
-            continue  # nobody is in that group
+        if any(metric not in row for row in rows):
+            continue  # nobody is in that group, or too few are
         mean = sum(row[metric] for row in rows) / len(rows)
         interval = percentile_interval(mean, resampled[name])
         attribute, _, value = label.partition("=")

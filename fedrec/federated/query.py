@@ -66,6 +66,14 @@ class Query(ABC):
         return frozenset()
 
     @property
+    def bounds(self) -> Mapping[str, tuple[float, ...]]:
+        """table -> by column, what the absolute value of no entry of a user's answer exceeds, above 0.
+
+        It follows from what is public. Only what has bounds can be summed under masks without a clip.
+        """
+        return {}
+
+    @property
     def broadcast(self) -> Mapping[str, Tensor]:
         """The tensors that every participant downloads."""
         return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
@@ -85,6 +93,16 @@ class Query(ABC):
     def build(cls, broadcast: Mapping[str, Tensor], settings: Mapping[str, Setting]) -> Query:
         """The query of a message: the counterpart of `broadcast` and `settings`."""
         return cls(**broadcast, **settings)
+
+    def with_secret(self, secret: bytes) -> Query:
+        """The query as a node asks it of its users that keeps a secret: it takes the place of seeds that are public.
+
+        Only of seeds for what nobody else has to draw alike. No message holds it.
+
+        Args:
+            secret: 32 bytes, the same for all queries of a run.
+        """
+        return self
 
     @property
     def bytes_per_interaction(self) -> int:

@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedrec.errors import ConfigError, DataError, RunError
-from fedrec.federated import ParticipationConfig, Query, Totals
+from fedrec.federated import Engine, ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.adding import empty_sums
@@ -272,6 +272,16 @@ class FlowerEngine:
         from fedrec.flower.masked import MaskedNodes  # it is built on this module
 
         return MaskedNodes(self, mechanism, source, answering)
+
+    def masked(self, answering: float) -> Engine:
+        """The same nodes, which tell sums without a clip under masks alone.
+
+        Args:
+            answering: the least share of nodes that must answer, and keep their secrets.
+        """
+        from fedrec.flower.masked_engine import MaskedEngine  # it is built on this module
+
+        return MaskedEngine(self, answering)
 
     def tensors(self) -> dict[str, Tensor]:
         """The moment that nodes are rolled back to, and earlier ones; they keep their users' state of each."""

@@ -6,6 +6,7 @@ its users remember stays in its store.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import secrets
@@ -18,6 +19,7 @@ from torch import Tensor
 from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
 from fedrec.flower import secure
+from fedrec.flower.exact_layout import exact_layout
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.requests import (
     Greeting,
@@ -28,6 +30,7 @@ from fedrec.flower.requests import (
     request_from_record,
     require_greeting,
 )
+from fedrec.flower.secure import WordLayout
 from fedrec.flower.stores import Kept, Store
 from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
@@ -145,10 +148,23 @@ class Node:
         if step != secure.MASK:
             raise DataError(f"step '{step}' of a secure sum; there is none such")
         query = self._payloads.read(record, request, self._largest)
-        layout = secure.layout_from_record(record, query)
+        layout = self._layout(record, query, request, summand.session)
         secure.require_layout(layout, summand.session)
         totals = self.sum(query, request)
         return secure.masked_to_record(summand.mask(layout.words_of(totals), secure.boxes_from_record(record))), totals
+
+    def _layout(self, record: RecordDict, query: Query, request: Request, session: Session) -> WordLayout:
+        """How the sum becomes words: by its clip, or by the query's own bounds.
+
+        Raises:
+            DataError: if both are asked for.
+        """
+        exact = exact_layout(record, query, session, len(self._holding().devices))
+        if exact is None:
+            return secure.layout_from_record(record, query)
+        if request.clip:
+            raise DataError(f"query '{query.kind}' with a clip, for a sum that is no release")
+        return exact
 
     def _kept(self, request: Request) -> Kept:
         """What is remembered of a request's session.
@@ -156,9 +172,9 @@ class Node:
         Raises:
             ConfigError: if a later moment was answered already.
         """
-        kept = self._store.load()
+        kept = self._store.load(request.run)
         if kept is None or kept.session != request.session:
-            kept = Kept(request.session)
+            kept = Kept(request.session, secret="" if kept is None else kept.secret)
         _require_current(kept, request)
         return kept
 
@@ -171,9 +187,11 @@ class Node:
         """
         _require_room(query, request, _ROOM * self._largest)
         kept = self._kept(request)
-        if request.randomness == "os" and not kept.secret:
-            kept = replace(kept, secret=secrets.token_hex(32))
-        sample = Streams(int(kept.secret, 16)) if request.randomness == "os" else None
+        sample = None
+        if request.randomness == "os":
+            kept = replace(kept, secret=kept.secret or secrets.token_hex(32))
+            query = query.with_secret(_derived(kept.secret, "measure"))  # the same for all fits, which pairs them
+            sample = Streams(int.from_bytes(_derived(kept.secret, f"participants/{request.session}")))
         devices = self._holding().devices
         participation = require_own_draw(request.drawn_by)
         engine = LocalEngine(devices, Streams(request.seed), participation, sample=sample)
@@ -184,6 +202,11 @@ class Node:
         same = base is not None and not query.private and participation.late == "discard"
         self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
         return totals
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    """What a node draws one thing from; it tells nothing of the secret, nor of what is drawn for another purpose."""
+    return hashlib.blake2b(purpose.encode(), key=bytes.fromhex(secret), digest_size=32).digest()
 
 
 def _begun(kept: Kept, session: Session, number: int) -> Summand:

@@ -123,7 +123,7 @@ class RaySimulation(OverEngine):
         """The users' private state, as `LocalEngine.tensors` gives it."""
         moment = self.engine.tensors()["moment"]
         round, phase = moment.tolist()
-        kept = [store.load() for store in self._stores]
+        kept = [store.load(_SESSION) for store in self._stores]
         states = [(found.at((round, phase)) if found is not None else None) or {} for found in kept]
         return {"committed": moment} | merge(self._parts, states, len(self.devices))
 
@@ -131,7 +131,7 @@ class RaySimulation(OverEngine):
         """Roll the users back to a checkpoint."""
         round, phase = tensors["committed"].tolist()
         for part, store, state in zip(self._parts, self._stores, split(tensors, self._parts), strict=True):
-            before = store.load()
+            before = store.load(_SESSION)
             secret = before.secret if before is not None else ""
             assert len(part)
             store.save(Kept(_SESSION, 0, (round, phase), {(round, phase): state}, secret))

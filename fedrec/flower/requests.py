@@ -29,12 +29,18 @@ Moment = tuple[int, int]
 _REQUEST = "request"
 
 
+def run_of(session: str) -> str:
+    """What a session is part of: one run of an experiment, whose fits are compared."""
+    return session.partition(".")[0]
+
+
 @dataclass(frozen=True)
 class Request:
     """The circumstances of a query.
 
     Attributes:
-        session: names what the users remember together: one fit of one arm with one seed.
+        session: names what the users remember together: one fit of one arm with one seed; up to the first "." it names
+            the run.
         attempt: grows whenever a server rolls its nodes back: those who sent before are refused from then on.
         seed: of the run's random streams.
         round, phase: the moment at which it is asked. A node answers a moment once and repeats that answer.
@@ -63,6 +69,11 @@ class Request:
     def moment(self) -> Moment:
         """(round, phase)."""
         return self.round, self.phase
+
+    @property
+    def run(self) -> str:
+        """What the session is part of."""
+        return run_of(self.session)
 
     @property
     def base(self) -> Moment:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -77,6 +77,33 @@ class Layout:
             found[name] = torch.from_numpy(point.decode(words[start : start + size])).reshape(shape)
             start += size
         return found
+
+    def write(self, record: RecordDict) -> None:
+        """Put the fixed-point numbers of each table into a message."""
+        record[_POINTS] = ConfigRecord(
+            {
+                "names": list(self.names),
+                "bounds": [point.bound for point in self.points],
+                "answers": [point.answers for point in self.points],
+            }
+        )
+
+
+class WordLayout(Protocol):
+    """How the tables of a sum become words."""
+
+    @property
+    def length(self) -> int:
+        """Words of a sum."""
+
+    def words_of(self, totals: Totals) -> Words:
+        """A node's sum as words."""
+
+    def tables_of(self, words: Words) -> dict[str, torch.Tensor]:
+        """The tables that words stand for."""
+
+    def write(self, record: RecordDict) -> None:
+        """Put into a message what a node needs beside the query."""
 
 
 def session_to_record(session: Session, number: int) -> ConfigRecord:
@@ -179,17 +206,6 @@ def boxes_from_record(record: RecordDict) -> list[Sealed]:
     return [Sealed(*box) for box in zip(senders, receivers, boxes, strict=True)]
 
 
-def points_to_record(layout: Layout) -> ConfigRecord:
-    """The fixed-point numbers of each table."""
-    return ConfigRecord(
-        {
-            "names": list(layout.names),
-            "bounds": [point.bound for point in layout.points],
-            "answers": [point.answers for point in layout.points],
-        }
-    )
-
-
 def layout_from_record(record: RecordDict, query: Query) -> Layout:
     """How a query's tables become words.
 
@@ -206,12 +222,6 @@ def layout_from_record(record: RecordDict, query: Query) -> Layout:
         raise DataError(f"fixed-point numbers of {names} for a query of {sorted(query.tables)}")
     points = tuple(FixedPoint(float(bound), int(most)) for bound, most in zip(bounds, answers, strict=True))
     return Layout(tuple(names), tuple(shapes[name] for name in names), points)
-
-
-def with_points(record: RecordDict, layout: Layout) -> RecordDict:
-    """A message with the fixed-point numbers of its query."""
-    record[_POINTS] = points_to_record(layout)
-    return record
 
 
 def masked_to_record(masked: Masked) -> RecordDict:
@@ -295,7 +305,7 @@ def _columns(record: RecordDict, name: str, *columns: str) -> list[list[Any]]:
     return lists
 
 
-def require_layout(layout: Layout, session: Session) -> None:
+def require_layout(layout: WordLayout, session: Session) -> None:
     """Refuse a query of other tables than were agreed on.
 
     Raises:

@@ -47,7 +47,7 @@ class SecureMessages:
         self._answering = answering
 
     def sum(
-        self, query: Query, moment: Moment, clip: Clip | None, layout: secure.Layout
+        self, query: Query, moment: Moment, clip: Clip | None, layout: secure.WordLayout
     ) -> tuple[dict[str, Tensor], Totals]:
         """The four steps, and the sum that they open.
 
@@ -98,8 +98,9 @@ class SecureMessages:
         for box in (box for boxes in shared.values() for box in boxes):
             if box.receiver in inbox:
                 inbox[box.receiver].append(box)
-        asked = dict(secure.with_points(request_to_record(query, request), layout))
-        contents = {n: RecordDict({**asked, **dict(secure.boxes_to_record(inbox[n]))}) for n in shared}
+        asked = request_to_record(query, request)
+        layout.write(asked)
+        contents = {n: RecordDict({**dict(asked), **dict(secure.boxes_to_record(inbox[n]))}) for n in shared}
         masked = ask(secure.MASK, contents, partial(secure.masked_from_record, length=layout.length))
         least = max(2, math.ceil(self._answering * len(nodes) - 1e-9))
         if len(masked) < least:

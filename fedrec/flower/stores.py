@@ -1,9 +1,9 @@
 """Where a node keeps its users' private state between messages: in Flower's `Context`, or on its disk.
 
 The state is kept under the moments (round, phase) that the server may ask it to start from: the last one and the one
-before it, so that a message that comes twice steps nothing twice; and those of the server's checkpoints. One session is
-kept at a time. `Context` lives as long as the run and the SuperNode; a folder also outlives them, so that a ServerApp
-that was killed can be resumed.
+before it, so that a message that comes twice steps nothing twice; and those of the server's checkpoints. Of a run one
+session is kept at a time. `Context` lives as long as the run and the SuperNode; a folder also outlives them, so that a
+ServerApp that was killed can be resumed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from torch import Tensor
 
 from fedrec.errors import DataError
 from fedrec.flower.records import arrays, tensors
-from fedrec.flower.requests import Moment
+from fedrec.flower.requests import Moment, run_of
 
 _NAME = "fedrec"
+_ENDING = ".state.safetensors"
+
+RUNS = 8
+"""Of how many runs a node's folder holds what its users remember: several may go on at a time."""
+
 _UNBOUNDED = 1 << 62  # what a node reads of its own is as large as it is
 
 
@@ -38,7 +43,7 @@ class Kept:
         latest: the moment that was answered last.
         states: moment -> the users' private state, as `LocalEngine.tensors` gives it.
         summand: the node's side of a secure sum that has begun, as JSON; "" is none.
-        secret: what the node draws participants from where the seed is not to tell; "" is not drawn yet.
+        secret: of the run, from which the node draws what no seed is to tell; "" is not drawn yet.
     """
 
     session: str
@@ -47,6 +52,11 @@ class Kept:
     states: Mapping[Moment, Mapping[str, Tensor]] = field(default_factory=dict)
     secret: str = ""
     summand: str = ""
+
+    @property
+    def run(self) -> str:
+        """What the session is part of."""
+        return run_of(self.session)
 
     def moment_at(self, moment: Moment) -> Moment | None:
         """The last moment with a state that is not after this one, since a node may have missed some; None if new."""
@@ -59,13 +69,13 @@ class Kept:
 
 
 class Store(Protocol):
-    """Keeps what a node remembers."""
+    """Keeps what a node remembers of a run: that of its last session."""
 
-    def load(self) -> Kept | None:
-        """What was kept last, or None."""
+    def load(self, run: str) -> Kept | None:
+        """What was kept last of a run, or None."""
 
     def save(self, kept: Kept) -> None:
-        """Keep this instead."""
+        """Keep this instead of what was kept of its run."""
 
 
 def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
@@ -100,60 +110,75 @@ class ContextStore:
     def __init__(self, context: Context) -> None:
         self._state = context.state
 
-    def load(self) -> Kept | None:
-        """What was kept last, or None."""
+    def load(self, run: str) -> Kept | None:
+        """What was kept last of a run, or None."""
         if _NAME not in self._state:
             return None
         header = str(self._state.config_records[_NAME]["header"])
-        return _unpack(tensors(self._state.array_records[f"{_NAME}-tensors"], _UNBOUNDED), header)
+        kept = _unpack(tensors(self._state.array_records[f"{_NAME}-tensors"], _UNBOUNDED), header)
+        return kept if kept.run == run else None
 
     def save(self, kept: Kept) -> None:
-        """Keep this instead."""
+        """Keep this instead, of whichever run: a context belongs to one."""
         packed, header = _pack(kept)
         self._state[f"{_NAME}-tensors"] = arrays(packed)
         self._state[_NAME] = ConfigRecord({"header": header})
 
 
 class FolderStore:
-    """In one file, replaced whole.
+    """In one file a run, replaced whole. Of old runs the latest `RUNS` are kept.
 
     Args:
         folder: of this node alone.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "state.safetensors"
+        self._folder = folder
 
-    def load(self) -> Kept | None:
-        """What was kept last, or None.
+    def load(self, run: str) -> Kept | None:
+        """What was kept last of a run, or None.
 
         Raises:
             DataError: if the file is damaged.
         """
-        if not self._path.exists():
+        path = self._path(run)
+        if not path.exists():
             return None
         try:
-            with safetensors.safe_open(self._path, framework="pt") as file:
+            with safetensors.safe_open(path, framework="pt") as file:
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
                 return _unpack(packed, file.metadata()["kept"])
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self._path}: damaged ({error}); delete it, and its users begin anew") from error
+            raise DataError(f"{path}: damaged ({error}); delete it, and its users begin anew") from error
 
     def save(self, kept: Kept) -> None:
-        """Keep this instead.
+        """Keep this instead of what was kept of its run.
 
         Raises:
             DataError: if it cannot be written: no room, no permission. Nothing is lost then.
         """
         packed, header = _pack(kept)
         own = {name: tensor.contiguous() for name, tensor in packed.items()}
-        beside = self._path.with_name(f".{self._path.name}.part")
+        path = self._path(kept.run)
+        beside = path.with_name(f".{path.name}.part")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            new = not path.exists()
             with beside.open("wb") as file:
                 file.write(safetensors.torch.save(own, {"kept": header}))
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(self._path)
+            beside.replace(path)
+            if new:
+                self._forget()
         except OSError as error:
-            raise DataError(f"{self._path}: cannot be written ({error.strerror}); make room for it") from error
+            raise DataError(f"{path}: cannot be written ({error.strerror}); make room for it") from error
+
+    def _path(self, run: str) -> Path:
+        return self._folder / f"{run}{_ENDING}"
+
+    def _forget(self) -> None:
+        """Delete what is kept of runs that others came after."""
+        kept = sorted(self._folder.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in kept[RUNS:]:
+            path.unlink(missing_ok=True)

@@ -79,13 +79,106 @@ class FixedPoint:
         Raises:
             PrivacyError: if a value is not finite or larger than the bound.
         """
-        largest = float(np.abs(values).max(initial=0.0))
-        if not largest <= self.bound * (1 + _ROUNDING):  # also where it is NaN
-            # By how much is not said: a node's refusal goes to the server.
-            raise PrivacyError(f"fixed point: an entry not within ±{self.bound}; clip the answer before encoding")
-        within: npt.NDArray[np.float64] = np.clip(values, -self.bound, self.bound)
-        return np.rint(np.ldexp(within, self.bits)).astype(np.int64).astype(np.uint32)
+        return _steps(values, self.bound, self.bits, "clip the answer before encoding").astype(np.uint32)
 
     def decode(self, total: Words) -> npt.NDArray[np.float64]:
         """The sum that words modulo 2^32 stand for: float64 of the same shape."""
         return np.ldexp(total.view(np.int32).astype(np.float64), -self.bits)
+
+
+def _steps(values: npt.NDArray[np.float64], bound: float, bits: int, remedy: str) -> npt.NDArray[np.int64]:
+    """The nearest whole numbers of steps 2^-bits.
+
+    Raises:
+        PrivacyError: if a value is not finite or larger than the bound.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if not largest <= bound * (1 + _ROUNDING):  # also where it is NaN
+        # By how much is not said: a node's refusal goes to the server.
+        raise PrivacyError(f"fixed point: an entry not within ±{bound}; {remedy}")
+    within: npt.NDArray[np.float64] = np.clip(values, -bound, bound)
+    return np.rint(np.ldexp(within, bits)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class SharedPoint:
+    """Fixed point for a sum over users who are dealt to nodes, each of which adds up its own users first.
+
+    A step is a whole or a part of one, so that whole numbers come out as they are. Where one word has no room for that,
+    two have: x = h·2^l + r with 0 <= r < 2^l, and l so small that the sum of all r does not wrap around either.
+
+    Attributes:
+        bound: the largest absolute value of what one user adds to an entry.
+        users: of all nodes together.
+        nodes: whose sums are added up; two at least.
+
+    Raises:
+        PrivacyError: if not even two words have room.
+    """
+
+    bound: float
+    users: int
+    nodes: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.bound) and self.bound > 0 and self.users >= 1 and self.nodes >= 2):
+            raise PrivacyError(f"fixed point: {self}; all must be above 0, and nodes two at least")
+        if self.bits < 0:
+            raise PrivacyError(
+                f"fixed point: two words cannot hold a sum of {self.users} users with entries up to {self.bound:g}; "
+                "sum fewer users at once"
+            )
+
+    @property
+    def words(self) -> int:
+        """1, or 2 where a single one would have no room for whole numbers."""
+        return 1 if self._bits(0, 0) >= 0 else 2
+
+    @property
+    def low(self) -> int:
+        """l, the bits of the lower word: nodes · 2^l <= 2^32."""
+        return 0 if self.words == 1 else 32 - self.nodes.bit_length()
+
+    @property
+    def bits(self) -> int:
+        """f, where 2^-f is the step."""
+        return self._bits(self.low, self.nodes if self.low else 0)
+
+    def _bits(self, low: int, borrowed: int) -> int:
+        """The largest f with users · bound · 2^f + nodes/2 < (2^31 − borrowed) · 2^low; each h may be one lower."""
+        room = (_HALF - 1 - borrowed) * 2.0**low - 0.5 * self.nodes
+        return math.floor(math.log2(room / (self.users * self.bound))) if room > 0 else -1
+
+    @property
+    def resolution(self) -> float:
+        """The step between neighbouring values, 2^-f."""
+        return 2.0**-self.bits
+
+    @property
+    def largest_error(self) -> float:
+        """How far an entry of the decoded sum can be from the real one: half a step for each node; whole numbers, 0."""
+        return self.nodes * self.resolution / 2
+
+    def encode(self, values: npt.NDArray[np.float64], users: int) -> Words:
+        """The words of a node's sums: [words, n].
+
+        Args:
+            values: [n] float64.
+            users: how many are in each sum at most.
+
+        Raises:
+            PrivacyError: if a value is not finite, or larger than so many users can make it.
+        """
+        remedy = "it is more than the query says that so many users add up to"
+        steps = _steps(values, self.bound * users, self.bits, remedy)
+        if self.words == 1:
+            return steps.astype(np.uint32)[None]
+        high = steps >> self.low
+        return np.stack([high, steps - (high << self.low)]).astype(np.uint32)
+
+    def decode(self, total: Words) -> npt.NDArray[np.float64]:
+        """The sums that added words stand for: [words, n] -> [n] float64."""
+        high = total[0].view(np.int32).astype(np.int64)
+        steps = high if self.words == 1 else (high << self.low) + total[1].astype(np.int64)
+        values: npt.NDArray[np.float64] = np.ldexp(steps.astype(np.float64), -self.bits)
+        return values

@@ -16,9 +16,11 @@ from flwr.app import ConfigRecord, Message
 from safetensors.torch import load_file
 
 from fedrec.data import DataConfig, load_interactions, load_split, shard
-from fedrec.errors import ConfigError, RunError
+from fedrec.errors import ConfigError, PrivacyError, RunError
+from fedrec.evaluation import MetricRow
 from fedrec.experiment import ExperimentConfig, run
 from fedrec.experiment.deployed import run_deployed
+from fedrec.experiment.deployed_measuring import unreported
 from fedrec.federated.query import QUERIES
 from fedrec.flower import InProcessGrid
 from fedrec.flower.client import Values
@@ -45,10 +47,12 @@ def document(ratings: Path, **changes: Any) -> dict[str, Any]:
 class Federation:
     """Three nodes with a shard each, and what they are sent and send."""
 
-    def __init__(self, folder: Path, nodes: int = 3, **changes: Any) -> None:
+    def __init__(
+        self, folder: Path, nodes: int = 3, extra: tuple[tuple[object, ...], ...] = (), **changes: Any
+    ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self.document = document(write_ratings(folder / "ratings.csv"), **changes)
+        self.document = document(write_ratings(folder / "ratings.csv", extra=extra), **changes)
         self.config = ExperimentConfig.read(self.document)
         self.interactions, _ = load_interactions(self.config.data)
         self.shards = shard(self.interactions, nodes, folder / "shards")
@@ -164,26 +168,88 @@ def _histories(federation: Federation) -> tuple[torch.Tensor, list[int]]:
     return items, indptr.diff().tolist()
 
 
+MASKED = {
+    "name": "masked",
+    "method": {"kind": "ego-lightgcn", "dim": 4, "rounds": 3, "stopping": {"patience": 0}},
+    "privacy": {"epsilon": 8.0, "delta": 1e-3, "trust": "secagg"},
+}
+
+
 def test_with_trust_secagg_no_message_holds_a_nodes_sum(tmp_path: Path) -> None:
-    """But for the test's sums, which the guarantee says it leaves out."""
-    arm = {
-        "name": "masked",
-        "method": {"kind": "ego-lightgcn", "dim": 4, "rounds": 3, "stopping": {"patience": 0}},
-        "privacy": {"epsilon": 8.0, "delta": 1e-3, "trust": "secagg"},
-    }
+    """Neither of training nor of the test: arrays from nodes are masked words, and there is no count."""
     federation = Federation(tmp_path)
-    federation.config = ExperimentConfig.read({**federation.document, "arms": [arm]})
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [MASKED]})
     deployed = federation.deployed()
-    kinds = {
-        message.content["answer"]["kind"]
-        for message in federation.messages
-        if message.metadata.reply_to_message_id and "answer" in message.content
-    }
-    masked = {f"secure-{step}" for step in ("advertise", "share", "mask", "unmask")}
-    assert kinds == masked | {"evaluate", "census", "measure"}
+    replies = [m for m in federation.messages if m.metadata.reply_to_message_id]
+    kinds = {message.content["answer"]["kind"] for message in replies if "answer" in message.content}
+    assert kinds == {f"secure-{step}" for step in ("advertise", "share", "mask", "unmask")}
+    asked = {m.content["query"]["kind"] for m in federation.messages if "query" in m.content}
+    assert asked == {"local-training", "evaluate", "census", "measure"}
+    for message in replies:
+        assert set(message.content) <= {"greeting", "answer", "keys", "boxes", "words", "shares"}
+        if "words" in message.content:
+            words = tensors(message.content["words"])["words"].long() & 0xFFFFFFFF
+            # Of n uniform words: the mean is off by six deviations once in 500 million.
+            assert abs(float(words.double().mean()) / 2**32 - 0.5) < 6 * (1 / 12 / len(words)) ** 0.5
     guarantee = json.loads((deployed / "summary.json").read_text())["arms"]["masked"]["guarantee"]
     assert guarantee["trust"] == "secagg"
-    assert "Not paid for" in guarantee["words"]
+    for said in ("Not paid for", "Of no single node, and without noise", "whoever has it and the users' keys"):
+        assert said in guarantee["words"]
+
+
+def test_masks_change_no_number_of_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same model, tested without them: numbers of users to the last one, means to the resolution."""
+    federation = Federation(tmp_path)
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [MASKED]})
+    masked = federation.deployed()
+    monkeypatch.setattr("fedrec.experiment.deployed.asked_in_test", lambda engine, privacy: engine)
+    plain = federation.deployed("plain")
+    found, expected = table(masked / "metrics.csv"), table(plain / "metrics.csv")
+    assert list(found.index) == list(expected.index)
+    assert 0 < (found - expected).abs().max() < 1e-7
+    counts = found.index.get_level_values("metric").isin(["users", "interactions"])
+    assert counts.any()
+    assert (found[counts] == expected[counts]).all()
+    of = "arms/masked/seed-3/resamples.parquet"
+    here, there = (pd.read_parquet(folder / of) for folder in (masked, plain))
+    pd.testing.assert_frame_equal(here, there, rtol=0, atol=1e-6)
+
+
+def test_what_is_reported_of_a_group_is_of_enough_users(tmp_path: Path) -> None:
+    """Three of 24 users are more active than the others. Nothing of them is written, nor what would tell it."""
+    extra = tuple((f"u{user}", f"m{item}", 3, 50) for user in range(3) for item in range(16))
+    federation = Federation(tmp_path, extra=extra)
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [MASKED]})
+    deployed = federation.deployed()
+    metrics, summary = pd.read_csv(deployed / "metrics.csv", keep_default_na=False), (deployed / "summary.json")
+    users = metrics[metrics["metric"] == "users"].set_index("group")["value"]
+    assert dict(users) == {"": 24}
+    assert not metrics["group"].str.startswith("activity").any()
+    assert json.loads(summary.read_text())["arms"]["masked"]["groups"] == {}
+    resampled = pd.read_parquet(deployed / "arms/masked/seed-3/resamples.parquet")
+    assert not [name for name in map(str, resampled) if "/" in name]
+
+
+def test_a_small_group_hides_behind_a_larger_one() -> None:
+    """Of 200 users: 5 that are hidden and 2 of unknown age would be told by the rest, so that the 40 are hidden too."""
+    ages = {"young": 5.0, "middle": 40.0, "old": 153.0}
+    genders = {"F": 120.0, "M": 80.0}
+    rows = [MetricRow("users", "", 200.0), MetricRow("users", "cold-users", 3.0), MetricRow("ndcg@5", "age=young", 0.5)]
+    rows += [MetricRow("users", f"age={label}", users) for label, users in ages.items()]
+    rows += [MetricRow("users", f"gender={label}", users) for label, users in genders.items()]
+    hidden = unreported(rows, {"age": ("young", "middle", "old", "nobody"), "gender": ("F", "M")})
+    assert hidden == {"cold-users", "age=young", "age=nobody", "age=middle", "age"}
+    more = [row if row.group != "age=old" else MetricRow("users", "age=old", 100.0) for row in rows]  # 55 unknown
+    assert unreported(more, {"age": tuple(ages)}) == {"cold-users", "age=young"}
+
+
+def test_too_few_nodes_for_masks_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, nodes=1)
+    engine = {**federation.document["engine"], "nodes": 1}
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [MASKED], "engine": engine})
+    with pytest.raises(PrivacyError, match=r"arms\.masked: a secure sum of 1 users .*: too few are left"):
+        federation.deployed()
+    assert not (tmp_path / "deployed").exists()
 
 
 class _DiesAfter(InProcessGrid):

@@ -162,7 +162,7 @@ def test_a_damaged_store_and_a_full_disk_are_said(devices: Devices, tmp_path: Pa
     grid = grid_of(devices, dealt(devices, 2), state=tmp_path)
     engine = engine_on(grid)
     engine.sum(Count(25), round=1)
-    (tmp_path / "1" / "state.safetensors").write_bytes(b"nothing")
+    (tmp_path / "1" / "test.state.safetensors").write_bytes(b"nothing")
     totals = engine.sum(Count(25), round=2)
     assert totals.answered == 20
     assert any("damaged" in reason for reason in totals.failed)

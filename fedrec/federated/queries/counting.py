@@ -52,6 +52,11 @@ class Census(Query):
         """`items`: [n_items, 1] users who have the item; `activity`: [n_items + 1, 1] users by number of items."""
         return {"items": (self.n_items, 1), "activity": (self.n_items + 1, 1)}
 
+    @property
+    def bounds(self) -> Mapping[str, tuple[float, ...]]:
+        """1."""
+        return {"items": (1.0,), "activity": (1.0,)}
+
     def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
         """1 to each item of the user's own, and 1 to their number."""
         one = torch.ones(1, 1, dtype=torch.float64, device=cohort.items.device)

@@ -76,6 +76,11 @@ class Evaluate(Query):
         return {"metrics": (1 + sum(self.groups.values()), 1 + len(self.metrics))}
 
     @property
+    def bounds(self) -> Mapping[str, tuple[float, ...]]:
+        """1, for the count and for each metric."""
+        return {"metrics": (1.0,) * (1 + len(self.metrics))}
+
+    @property
     def broadcast(self) -> Mapping[str, Tensor]:
         """The model."""
         return self.state

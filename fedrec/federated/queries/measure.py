@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from fedrec.errors import DataError, FedrecError
-from fedrec.evaluation import HeldOut, Layout, poisson_weights
+from fedrec.evaluation import HeldOut, Layout, poisson_weights, secret_weights
 from fedrec.evaluation.config import Candidates
 from fedrec.evaluation.csr import Csr, rows_of, union_of
 from fedrec.evaluation.diversity import list_weights, mean_over_list
@@ -50,6 +50,7 @@ class Measure(Query):
         activity: bounds of the terciles of activity, `fairness.tercile_bounds`.
         seed: of the run; it orders ties and draws sampled candidates.
         resampling: seed of the bootstrap's weights, the same for every run that is to be compared.
+        secret: of the node, which draws the weights from it instead; no message holds it.
     """
 
     method: FederatedMethod
@@ -61,6 +62,7 @@ class Measure(Query):
     activity: tuple[int, int]
     seed: int
     resampling: int
+    secret: bytes | None = None
     everyone = True
 
     @property
@@ -77,6 +79,11 @@ class Measure(Query):
     def tables(self) -> Mapping[str, tuple[int, int]]:
         """As the layout has them."""
         return self.layout.tables(len(self.popularity))
+
+    @property
+    def bounds(self) -> Mapping[str, tuple[float, ...]]:
+        """As the layout has them."""
+        return self.layout.bounds(self.popularity[:, 0])
 
     @property
     def broadcast(self) -> Mapping[str, Tensor]:
@@ -146,6 +153,10 @@ class Measure(Query):
             )
         except (KeyError, ValueError, TypeError, AttributeError, FedrecError) as error:
             raise DataError(f"query 'measure' does not fit its definition: {error}") from error
+
+    def with_secret(self, secret: bytes) -> Measure:
+        """Resamples by weights that nobody else knows."""
+        return replace(self, secret=secret)
 
     def initial(self, cohort: Cohort, draw: Streams) -> State:
         """That of the method's own memory."""
@@ -278,7 +289,10 @@ class Measure(Query):
         member, column = (groups >= 0).nonzero(as_tuple=True)
         place = 1 + per_user.shape[1] + 2 * groups[member, column]
         own[member, place], own[member, place + 1] = 1.0, headline[member]
-        times = poisson_weights(Streams(self.resampling), keys, layout.replicates)
+        if self.secret is None:
+            times = poisson_weights(Streams(self.resampling), keys, layout.replicates)
+        else:
+            times = secret_weights(self.secret, keys, layout.replicates)
         owner, resample = times.nonzero(as_tuple=True)
         return Rows(users[owner], resample, own[owner] * times[owner, resample].unsqueeze(1))
 

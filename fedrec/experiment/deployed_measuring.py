@@ -1,0 +1,165 @@
+"""The test of a model whose users are on nodes: what is asked, under which masks, and what of it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fedrec.data import Public, read_catalogue
+from fedrec.errors import ConfigError
+from fedrec.evaluation import MIN_GROUP, MetricRow, group_labels, resampled_means
+from fedrec.experiment.config import ExperimentConfig
+from fedrec.federated import Engine, FederatedRecommender, measure
+from fedrec.federated.queries import Evaluate
+from fedrec.flower import FlowerEngine, Roll, fingerprint
+from fedrec.privacy import PrivacyConfig, Randomness
+from fedrec.privacy.secure_round import sparse_enough
+
+_SUMMED = (
+    "metric values, also by group of users and by resample; by item how many have it, hold it out and are shown it"
+)
+
+_UNPAID = {
+    False: "Not paid for: the test after the last round. Each node sends plain sums over its users: "
+    f"{_SUMMED}. Those of few users say what single ones hold.",
+    True: "Not paid for: the test after the last round. Of no single node, and without noise, the server learns sums "
+    f"over all users: {_SUMMED}; how many users have how many items. What only one user adds to, an item that nobody "
+    "else has or a group of one, is that user's.",
+}
+"""What the guarantee says of the test, by whether it is under masks."""
+
+_RESAMPLED: Mapping[Randomness, str] = {
+    "seeded": "Resamples are drawn from the seed: whoever has it and the users' keys can solve them for single users' "
+    "values.",
+    "os": "Resamples are drawn from secrets that the nodes keep.",
+}
+
+
+def _masked(privacy: PrivacyConfig | None) -> bool:
+    """Whether sums are told under masks alone: wherever the server is not trusted to see a single answer."""
+    return privacy is not None and privacy.trust != "central"
+
+
+def require_nodes(privacy: PrivacyConfig | None, nodes: int) -> None:
+    """Refuse secure sums of too few nodes before anything is trained.
+
+    Raises:
+        PrivacyError: naming the numbers.
+    """
+    if privacy is not None and _masked(privacy):
+        sparse_enough(nodes, privacy.answering)
+
+
+def asked_in_test(engine: FlowerEngine, privacy: PrivacyConfig | None) -> Engine:
+    """The engine that the test asks: the nodes, or under masks where an arm's trust is not the server's."""
+    return engine.masked(privacy.answering) if privacy is not None and _masked(privacy) else engine
+
+
+def unpaid_test(privacy: PrivacyConfig, randomness: Randomness) -> str:
+    """What a guarantee says of the test, whose sums have no noise."""
+    return f"{_UNPAID[_masked(privacy)]} {_RESAMPLED[randomness]} The promise is about the model."
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What is public of items and users, as far as the server was given it.
+
+    Attributes:
+        n_items: size of the catalogue.
+        items: attributes of the items in code order; no columns if nothing is known.
+        labels: of the groups of users, by attribute.
+    """
+
+    n_items: int
+    items: pd.DataFrame
+    labels: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, roll: Roll) -> Catalogue:
+        """That of `engine.catalogue`, and of the file beside it that says which values users' attributes take.
+
+        Raises:
+            ConfigError: if the nodes have another catalogue.
+            DataError: if a file cannot be read.
+        """
+        if config.engine.catalogue is None:
+            return cls(roll.n_items, pd.DataFrame(), {})
+        path = Path(config.engine.catalogue)
+        items, attributes = read_catalogue(path)
+        theirs = next(iter(roll.nodes.values())).catalogue
+        if fingerprint(items) != theirs:
+            raise ConfigError(
+                f"engine.catalogue = '{path}': {len(items)} items, and not those of the nodes' catalogue; give the "
+                "server the file that the nodes have"
+            )
+        return cls(roll.n_items, attributes, group_labels(Public.beside(path).columns))
+
+
+def measure_deployed(
+    recommender: FederatedRecommender,
+    engine: Engine,
+    config: ExperimentConfig,
+    seed: int,
+    public: Catalogue,
+    *,
+    validated: bool,
+) -> tuple[Sequence[tuple[str, str, str, float]], pd.DataFrame]:
+    """Rows (split, metric, group, value) from sums over what the users' devices measure, and their resampled means.
+
+    Small groups are in the sums, and in nothing that is written (`unreported`): what is reported of one user is theirs.
+
+    Args:
+        recommender: the fitted arm.
+        engine: that is asked.
+        config: of the experiment.
+        seed: of the fit.
+        public: what is known of items and users.
+        validated: whether the nodes have a validation part as well.
+    """
+    rows = []
+    metric, after = config.evaluation.metric, recommender.method.rounds + 1  # later than every round
+    if validated:
+        query = Evaluate.of(recommender.method, recommender.model(), "valid", [metric], seed, everyone=True)
+        users, total = engine.sum(query, round=after).sums["metrics"][0].tolist()
+        rows += [("valid", metric, "", total / users)] if users else []
+    found = measure(
+        engine,
+        recommender.method,
+        recommender.model(),
+        public.n_items,
+        public.items,
+        public.labels,
+        config.evaluation,
+        seed=seed,
+        resampling=config.seeds[0],  # arms and seeds are paired by it
+        round=after + 1,
+    )
+    hidden = unreported(found.rows, found.layout.groups)
+    rows += [("test", row.metric, row.group, row.value) for row in found.rows if row.group not in hidden]
+    means = resampled_means(found.resamples, found.layout)
+    kept = {name: mean.numpy() for name, mean in means.items() if name.partition("/")[2] not in hidden}
+    return rows, pd.DataFrame(kept)
+
+
+def unreported(rows: Sequence[MetricRow], groups: Mapping[str, Sequence[str]]) -> set[str]:
+    """The groups of users, "gender=F", of which nothing is reported: those of fewer than `MIN_GROUP`.
+
+    Where all that is not reported of a grouping is of so few, larger groups are left out besides, the smallest first:
+    the few would be what is missing from the whole. What lies between the groups is left out with them.
+
+    Args:
+        rows: of a test.
+        groups: groupings of users, name -> labels.
+    """
+    sizes = {row.group: row.value for row in rows if row.metric == "users"}
+    hidden = {group for group, users in sizes.items() if group and users < MIN_GROUP}
+    for name, labels in groups.items():
+        members = {f"{name}={label}": sizes.get(f"{name}={label}", 0.0) for label in labels}
+        hidden |= {group for group, users in members.items() if users < MIN_GROUP}
+        shown = sorted((users, group) for group, users in members.items() if group not in hidden)
+        while shown and 0 < sizes[""] - sum(users for users, _ in shown) < MIN_GROUP:
+            hidden |= {name, shown.pop(0)[1]}
+    return hidden
