@@ -230,7 +230,7 @@ class Poisoned(OverEngine):
             yield answer
         fake = self._scaled(self.fakes.answer(query, float(np.median(lengths)) if lengths else 0.0), clip)
         for number in range(self._present(round)):
-            yield Answer(len(self.engine.devices) + number, {"items": fake})
+            yield Answer(len(self.engine.devices) + number, number, {"items": fake})
 
     def _scaled(self, fake: Rows, clip: Clip | None) -> Rows:
         if clip is None:

@@ -31,12 +31,14 @@ class Answer:
 
     Attributes:
         user: position of the user; of a silo, that of its first one.
+        key: of the client's random streams.
         contributions: name -> what it adds to each table, all under owner 0; none if it is refused.
         refused: why it was refused, or "".
         clipped: whether it was scaled down.
     """
 
     user: int
+    key: int
     contributions: Mapping[str, Contribution]
     refused: str = ""
     clipped: bool = False

@@ -258,16 +258,21 @@ class LocalEngine:
             for users in self._chunks(drawn.on_time, None):
                 for asked, found, state in self._asked(users, query, round):
                     self.memory.write(asked[found.users], state)
+                    key = int(self.devices.keys[asked].min())
                     if found.refused:
-                        yield Answer(int(asked[0]), {}, refused=next(iter(found.refused)))
+                        yield Answer(int(asked[0]), key, {}, refused=next(iter(found.refused)))
                         continue
                     contributions, clipped = found.contributions, False
                     if clip is not None:
                         scale = scales_by_table(found.squared_norms, clip)
                         contributions = {name: part.scaled(scale[name]) for name, part in contributions.items()}
                         clipped = any(float(factors) < 1 for factors in scale.values())
-                    yield Answer(int(asked[0]), contributions, clipped=clipped)
+                    yield Answer(int(asked[0]), key, contributions, clipped=clipped)
             self._fold(drawn.late, query, round, clip)  # for their private state alone
+
+    def taking_part(self, query: Query, round: int) -> int:
+        """How many clients are asked in a round and answer in time, be it with an answer that is refused."""
+        return len(self._participants(query, round).on_time)
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """The users as a cohort, and their state."""

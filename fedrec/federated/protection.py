@@ -8,7 +8,7 @@ from fedrec.federated.engine import Engine, is_simulation
 from fedrec.federated.population import PopulationConfig
 from fedrec.federated.private_engine import SILOS, PrivateEngine
 from fedrec.federated.private_sums import PrivateSums, ServerNoise
-from fedrec.privacy import Correlation, Gaussian, PrivacyConfig, Schedule, UniformSource
+from fedrec.privacy import Correlation, Gaussian, PrivacyConfig, Schedule, SeededNoise, UniformSource
 
 
 def require_unit(privacy: PrivacyConfig, population: PopulationConfig) -> None:
@@ -50,23 +50,24 @@ def protect(
     """
     correlation = None if privacy.continual is None else Correlation.of(privacy.continual, schedule)
     mechanism = Gaussian()
-    over_messages = getattr(engine, "secure_sums", None)
-    if not (privacy.trust == "central" or (privacy.trust == "secagg" if over_messages else is_simulation(engine))):
-        raise PrivacyError(
-            f"privacy.trust = '{privacy.trust}': this engine's nodes reply with sums of their users; set trust = "
-            "'central' or 'secagg', or simulate with engine.kind = 'local'"
-        )
+    of_nodes = getattr(engine, "private_sums", None)
+    of_devices = source.for_devices() if isinstance(source, SeededNoise) else source
     sums: PrivateSums
     if privacy.trust == "central":
         sums = ServerNoise(mechanism, source)
-    elif over_messages is not None:
-        sums = over_messages(mechanism, source, privacy.answering)
+    elif of_nodes is not None:
+        sums = of_nodes(privacy, mechanism, source)
+    elif not is_simulation(engine):
+        raise PrivacyError(
+            f"privacy.trust = '{privacy.trust}': this engine does not hand over what devices send; set trust = "
+            "'central', or simulate with engine.kind = 'local'"
+        )
     elif privacy.trust == "secagg":
         sums = MaskedSums(mechanism, source, clients, privacy.answering, privacy.executed)
     elif privacy.trust == "distributed":
-        sums = DistributedNoise(source, clients, privacy.answering, privacy.executed)
+        sums = DistributedNoise(of_devices, clients, privacy.answering, privacy.executed)
     else:
-        sums = LocalNoise(mechanism, source, privacy.executed)
+        sums = LocalNoise(mechanism, of_devices, privacy.executed)
     return PrivateEngine(
         engine,
         schedule,

@@ -181,6 +181,7 @@ class FederatedRecommender:
                 trust=self.privacy.trust,
                 silos=silos if self.privacy.unit == "silo" else None,
                 executed=self.privacy.executed,
+                nodes=hasattr(population, "private_sums"),
             )
 
     @property

@@ -130,7 +130,7 @@ class ReferenceEngine:
                 except _RefusedError as refusal:
                     reason = str(refusal)
                 if client not in late:
-                    yield Answer(users[0], answer, refused=reason, clipped=clipped)
+                    yield Answer(users[0], int(self.devices.keys[users].min()), answer, refused=reason, clipped=clipped)
         except BaseException:
             self._memory = self._before
             raise

@@ -68,6 +68,30 @@ def contribution_to(answer: Answer, table: str) -> Contribution:
     return _bit(answer) if table == BIT else answer.contributions[table]
 
 
+def words_of_answer(answer: Answer, asked: Asked, points: Mapping[Part, FixedPoint]) -> Words:
+    """An answer as words, table after table."""
+    words, start = np.zeros(sum(asked.size(part) for part in asked.parts), dtype=np.uint32), 0
+    for part in asked.parts:
+        for name in part.tables:
+            shape = asked.shapes[name]
+            places, values = entries(contribution_to(answer, name), shape[1])
+            words[start + places] = points[part].encode(values)
+            start += math.prod(shape)
+    return words
+
+
+def decoded_words(words: Words, asked: Asked, points: Mapping[Part, FixedPoint]) -> dict[str, Tensor]:
+    """The tables that words stand for."""
+    found, start = {}, 0
+    for part in asked.parts:
+        for name in part.tables:
+            shape = asked.shapes[name]
+            size = math.prod(shape)
+            found[name] = torch.from_numpy(points[part].decode(words[start : start + size])).reshape(shape)
+            start += size
+    return found
+
+
 @dataclass(frozen=True)
 class SecureWords:
     """Secure sums of clients in one process.
@@ -117,7 +141,7 @@ class SecureWords:
             refused: those who took part and whose answer is no answer: they are lost after sharing.
             asked: the release.
             points: fixed-point numbers of each part.
-            noise: place of a client -> what it adds to its words.
+            noise: key of a client -> what it adds to its words.
 
         Raises:
             PrivacyError: if a smaller share than `answering` answers: the sum is not opened.
@@ -134,8 +158,8 @@ class SecureWords:
         session = Session(tuple(order.tolist()), length, threshold, neighbors, asked.purpose("sum"))
 
         def words_of(place: int) -> Words:
-            words = self._words(answers[place], asked, points, length)
-            return words if noise is None else words + noise(place)
+            words = words_of_answer(answers[place], asked, points)
+            return words if noise is None else words + noise(answers[place].key)
 
         if self.executed:
             require_feasible(float(users) * session.degree * length, f"masks of {session.degree} neighbours each")
@@ -154,27 +178,6 @@ class SecureWords:
             bytes_up=traffic.up,
             bytes_down=traffic.down + users * broadcast,
         )
-
-    def decoded(self, words: Words, asked: Asked, points: Mapping[Part, FixedPoint]) -> dict[str, Tensor]:
-        """The tables that words stand for."""
-        found, start = {}, 0
-        for part in asked.parts:
-            for name in part.tables:
-                shape = asked.shapes[name]
-                size = math.prod(shape)
-                found[name] = torch.from_numpy(points[part].decode(words[start : start + size])).reshape(shape)
-                start += size
-        return found
-
-    def _words(self, answer: Answer, asked: Asked, points: Mapping[Part, FixedPoint], length: int) -> Words:
-        words, start = np.zeros(length, dtype=np.uint32), 0
-        for part in asked.parts:
-            for name in part.tables:
-                shape = asked.shapes[name]
-                places, values = entries(contribution_to(answer, name), shape[1])
-                words[start + places] = points[part].encode(values)
-                start += math.prod(shape)
-        return words
 
     def _seed(self, asked: Asked, users: int) -> list[int]:
         """Of the ring's order: the server's choice, from its own source."""

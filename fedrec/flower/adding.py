@@ -19,11 +19,12 @@ from fedrec.flower.records import Part
 class CompensatedSum:
     """A table that is being added up.
 
-    Args:
+    Attributes:
         shape: of the table.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
         self._sum = torch.zeros(shape, dtype=torch.float64)
         self._lost = torch.zeros(shape, dtype=torch.float64)
 
@@ -54,26 +55,26 @@ def _two_sum(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 class SparseSum:
     """A table that is never held with its zeros; plainly added, in the order of arrival.
 
-    Args:
+    Attributes:
         shape: of the table.
     """
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self._shape = shape
+        self.shape = shape
         self._sum = _sparse(torch.empty(2, 0, dtype=torch.int64), torch.empty(0, dtype=torch.float64), shape)
 
     def add(self, part: Part) -> None:
         """Add a node's share."""
-        width = self._shape[1]
+        width = self.shape[1]
         if part.index is None:
             found = part.value.double().to_sparse()
         elif part.value.shape[1] == 1:
             places = torch.stack([part.index // width, part.index % width])
-            found = _sparse(places, part.value.double().squeeze(1), self._shape)
+            found = _sparse(places, part.value.double().squeeze(1), self.shape)
         else:
             row, column = torch.nonzero(part.value, as_tuple=True)
             places = torch.stack([part.index[row], column])
-            found = _sparse(places, part.value[row, column].double(), self._shape)
+            found = _sparse(places, part.value[row, column].double(), self.shape)
         self._sum = (self._sum + found).coalesce()
 
     def total(self) -> Tensor:
@@ -85,7 +86,11 @@ def _sparse(places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     return torch.sparse_coo_tensor(places, values, shape, check_invariants=False)  # `records` has looked at the places
 
 
-def empty_sums(query: Query, *, clipped: bool) -> Mapping[str, CompensatedSum | SparseSum]:
+Sums = Mapping[str, CompensatedSum | SparseSum]
+"""A sum for each table."""
+
+
+def empty_sums(query: Query, *, clipped: bool) -> Sums:
     """A sum for each table of a query; sparse where the query may be summed so and no noise will be added."""
     return {
         name: SparseSum(shape) if name in query.sparse and not clipped else CompensatedSum(shape)

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,11 +20,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedrec.errors import ConfigError, DataError, RunError
+from fedrec.errors import ConfigError, DataError, PrivacyError, RunError
 from fedrec.federated import Engine, ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
-from fedrec.flower.adding import empty_sums
+from fedrec.flower.adding import Sums, empty_sums
 from fedrec.flower.client import GREET, SUM
 from fedrec.flower.node import require_own_draw
 from fedrec.flower.records import LARGEST, NodeAnswer, answer_from_record, require_clipped, size
@@ -39,7 +39,7 @@ from fedrec.flower.requests import (
     request_to_record,
     require_heading,
 )
-from fedrec.privacy import Clip, Mechanism, UniformSource
+from fedrec.privacy import Clip, Mechanism, PrivacyConfig, UniformSource
 
 log = logging.getLogger(__name__)
 
@@ -221,13 +221,44 @@ class FlowerEngine:
             RunError: if no node answers, so that there is nobody to go on with.
         """
         request = self.request((round, phase), clip)
-        content = request_to_record(query, request)
-        dtype = query.dtype if clip is None else torch.float64
         sums = empty_sums(query, clipped=clip is not None)
+
+        def check(answer: NodeAnswer) -> None:
+            if clip is not None:
+                require_clipped(answer, clip)
+
+        totals = self.gather(query, request, request_to_record(query, request), sums, check)
+        dtype = query.dtype if clip is None else torch.float64
+        return replace(totals, sums={name: total.to(dtype) for name, total in totals.sums.items()})
+
+    def gather(
+        self,
+        query: Query,
+        request: Request,
+        content: RecordDict,
+        sums: Sums,
+        check: Callable[[NodeAnswer], None],
+    ) -> Totals:
+        """Send all nodes a message and add up what they answer.
+
+        Args:
+            query, request: what it asks.
+            content: of the message.
+            sums: of nothing yet, for each table of an answer.
+            check: raises a DataError for an answer that is not to be added.
+
+        Returns:
+            The sums, float64, and what they took.
+
+        Raises:
+            RunError: if no node answers.
+        """
+        round = request.round
+        tables = {name: total.shape for name, total in sums.items()}
         counts, refusals, failed = Counter[str](), Counter[str](), Counter[str]()
         up = 0
         for node, reply in self.post.ask(SUM, dict.fromkeys(self.roll.nodes, content)):
-            answer = self._checked(node, reply, query, request)
+            answer = self._checked(node, reply, query, request, tables, check)
             if isinstance(answer, DataError):
                 failed[_sort_of(answer)] += 1
                 log.warning("round %d, query '%s', node %d left out: %s", round, query.kind, node, answer)
@@ -244,7 +275,7 @@ class FlowerEngine:
                 f"({'; '.join(failed)}); see that they run, then resume"
             )
         return Totals(
-            {name: found.total().to(dtype) for name, found in sums.items()},
+            {name: found.total() for name, found in sums.items()},
             answered=counts["answered"],
             clipped=counts["clipped"],
             refused=dict(refusals),
@@ -267,11 +298,26 @@ class FlowerEngine:
             "method with engine.kind = 'local'"
         )
 
-    def secure_sums(self, mechanism: Mechanism, source: UniformSource, answering: float) -> PrivateSums:
-        """Sums that the server learns from masks alone, noised by it."""
-        from fedrec.flower.masked import MaskedNodes  # it is built on this module
+    def private_sums(self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource) -> PrivateSums:
+        """What nodes send where the server is not to see their sums.
 
-        return MaskedNodes(self, mechanism, source, answering)
+        Args:
+            privacy: the section.
+            mechanism, source: of the noise.
+
+        Raises:
+            PrivacyError: if nodes cannot send that.
+        """
+        from fedrec.flower.masked import MaskedNodes  # they are built on this module
+        from fedrec.flower.noised import NoisedNodes
+
+        if privacy.trust == "secagg":
+            return MaskedNodes(self, mechanism, source, privacy.answering)
+        if privacy.trust == "local":
+            return NoisedNodes(self, mechanism, source, privacy.executed)
+        raise PrivacyError(
+            f"privacy.trust = '{privacy.trust}': nodes do not; set 'secagg', or simulate with engine.kind = 'local'"
+        )
 
     def masked(self, answering: float) -> Engine:
         """The same nodes, which tell sums without a clip under masks alone.
@@ -333,16 +379,21 @@ class FlowerEngine:
         )
 
     def _checked(
-        self, node: int, reply: RecordDict | DataError, query: Query, request: Request
+        self,
+        node: int,
+        reply: RecordDict | DataError,
+        query: Query,
+        request: Request,
+        tables: Mapping[str, tuple[int, int]],
+        check: Callable[[NodeAnswer], None],
     ) -> NodeAnswer | DataError:
         """A node's answer, or why it is left out."""
         if isinstance(reply, DataError):
             return reply
         try:
             require_heading(reply, query.kind, request)
-            answer = answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest)
-            if request.bound is not None:
-                require_clipped(answer, request.bound)
+            answer = answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest, tables)
+            check(answer)
             return answer
         except DataError as error:
             return error

@@ -12,6 +12,8 @@ import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
@@ -20,6 +22,7 @@ from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
 from fedrec.flower import secure
 from fedrec.flower.exact_layout import exact_layout
+from fedrec.flower.own_noise import OwnNoise, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.requests import (
     Greeting,
@@ -34,6 +37,8 @@ from fedrec.flower.secure import WordLayout
 from fedrec.flower.stores import Kept, Store
 from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
+
+T = TypeVar("T")
 
 _ROOM = 16  # times the largest message, for tables: those that a few users' answers are added up in are mostly zeros
 
@@ -111,7 +116,12 @@ class Node:
         try:
             request = request_from_record(record)
             query = self._payloads.read(record, request, self._largest)
-            return head(totals_to_record(self.sum(query, request)), query.kind, request)
+            noise = own_noise(record, query, request)
+            if noise is None:
+                totals = self.sum(query, request)
+            else:
+                totals = self._over(query, request, partial(_noised, noise, request, record))
+            return head(totals_to_record(totals), query.kind, request)
         except FedrecError as error:
             return refusal(str(error))
 
@@ -185,6 +195,14 @@ class Node:
             ConfigError: if a later moment was answered already, or participation cannot be drawn by nodes.
             DataError: if the query's tables are too large to make room for.
         """
+
+        def summed(engine: LocalEngine, query: Query, _: str) -> Totals:
+            return engine.sum(query, round=request.round, phase=request.phase, clip=request.bound)
+
+        return self._over(query, request, summed)
+
+    def _over(self, query: Query, request: Request, answer: Callable[[LocalEngine, Query, str], T]) -> T:
+        """What an engine over its users makes of a query, with the node's secret; state is committed as in `sum`."""
         _require_room(query, request, _ROOM * self._largest)
         kept = self._kept(request)
         sample = None
@@ -198,10 +216,16 @@ class Node:
         base = kept.at(request.base)
         if base is not None:
             engine.restore(base)
-        totals = engine.sum(query, round=request.round, phase=request.phase, clip=request.bound)
+        found = answer(engine, query, kept.secret)
         same = base is not None and not query.private and participation.late == "discard"
         self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
-        return totals
+        return found
+
+
+def _noised(
+    noise: OwnNoise, request: Request, record: RecordDict, engine: LocalEngine, query: Query, secret: str
+) -> Totals:
+    return noise.noised(engine, query, request, source_of(noise, record, request, secret))
 
 
 def _derived(secret: str, purpose: str) -> bytes:

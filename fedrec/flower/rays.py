@@ -45,7 +45,7 @@ from fedrec.flower.internals import run_on_ray
 from fedrec.flower.node import Holding
 from fedrec.flower.server import server_app
 from fedrec.flower.stores import FolderStore, Kept
-from fedrec.privacy import Clip, Mechanism, UniformSource
+from fedrec.privacy import Clip, Mechanism, PrivacyConfig, UniformSource
 from fedrec.streams import Streams
 
 _SESSION = "simulation"
@@ -106,9 +106,9 @@ class RaySimulation(OverEngine):
         """As `FlowerEngine.answers`."""
         return self.engine.answers(query, round=round, phase=phase, clip=clip)
 
-    def secure_sums(self, mechanism: Mechanism, source: UniformSource, answering: float) -> PrivateSums:
-        """As `FlowerEngine.secure_sums`."""
-        return self.engine.secure_sums(mechanism, source, answering)
+    def private_sums(self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource) -> PrivateSums:
+        """As `FlowerEngine.private_sums`."""
+        return self.engine.private_sums(privacy, mechanism, source)
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """What some users' devices hold."""

@@ -36,7 +36,7 @@ COUNTS = ("answered", "clipped", "delayed", "late")
 
 LARGEST = 1 << 29  # bytes of a message's arrays; a 500 MB item table is ten times Gowalla's in double precision
 
-_ROUNDING = 1e-5  # of devices that compute in single precision
+ROUNDING = 1e-5  # of devices that compute in single precision
 
 _NUMBERS = "fiub"  # kinds of NumPy types that are numbers: floating, signed, unsigned, bool
 
@@ -117,7 +117,13 @@ class NodeAnswer:
     refused: Mapping[str, int]
 
 
-def answer_from_record(record: RecordDict, query: Query, users: int, largest: int = LARGEST) -> NodeAnswer:
+def answer_from_record(
+    record: RecordDict,
+    query: Query,
+    users: int,
+    largest: int = LARGEST,
+    tables: Mapping[str, tuple[int, int]] | None = None,
+) -> NodeAnswer:
     """The answer of a node, checked against the query's tables.
 
     Args:
@@ -125,15 +131,17 @@ def answer_from_record(record: RecordDict, query: Query, users: int, largest: in
         query: that it answers.
         users: how many the node has.
         largest: bytes of arrays that are read.
+        tables: their shapes, where they are not the query's alone.
 
     Raises:
         DataError: if a table is missing, of another shape or not finite, names a row that there is not, or a count is
             not that of some of the users.
     """
     sums = tensors(part(record, _SUMS, ArrayRecord), largest)
-    found = {name: _read(name, sums, shape, query.kind) for name, shape in query.tables.items()}
+    tables = query.tables if tables is None else tables
+    found = {name: _read(name, sums, shape, query.kind) for name, shape in tables.items()}
     if sums:
-        raise DataError(f"tables {sorted(sums)} in an answer to '{query.kind}', which asks {sorted(query.tables)}")
+        raise DataError(f"tables {sorted(sums)} in an answer to '{query.kind}', which asks {sorted(tables)}")
     counts = dict(part(record, _COUNTS, ConfigRecord))
     try:
         refused = json.loads(str(counts.pop("refused", "{}")))
@@ -165,7 +173,7 @@ def require_clipped(answer: NodeAnswer, clip: Clip) -> None:
     norms = {name: float(torch.linalg.vector_norm(part.value.double())) for name, part in answer.parts.items()}
     bounds = [(f" of table '{name}'", norms[name], bound) for name, bound in clip.tables]
     for where, norm, bound in bounds or [("", math.hypot(*norms.values()), clip.norm)]:
-        if norm > users * bound * (1 + _ROUNDING):
+        if norm > users * bound * (1 + ROUNDING):
             raise DataError(
                 f"an answer longer than its users' clips{where}; norm {norm:g} of {users} users clipped to {bound:g}"
             )

@@ -20,7 +20,15 @@ from fedrec.privacy.clipping import (
 from fedrec.privacy.continual import ContinualConfig, CorrelatedNoise, Correlation
 from fedrec.privacy.guarantee import Guarantee, Randomness, Trust, Unit, check_delta
 from fedrec.privacy.ledger import Ledger, Release, counted_rate, cycle_of
-from fedrec.privacy.mechanisms import Gaussian, Mechanism, NoiseSource, SeededNoise, SystemNoise, UniformSource
+from fedrec.privacy.mechanisms import (
+    Gaussian,
+    Mechanism,
+    NoiseSource,
+    SecretNoise,
+    SeededNoise,
+    SystemNoise,
+    UniformSource,
+)
 from fedrec.privacy.schedule import PlannedRelease, Schedule, calibrate
 from fedrec.privacy.target import PrivacyConfig
 
@@ -45,6 +53,7 @@ __all__ = [
     "Randomness",
     "Release",
     "Schedule",
+    "SecretNoise",
     "SeededNoise",
     "SystemNoise",
     "Trust",

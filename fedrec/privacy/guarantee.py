@@ -50,6 +50,7 @@ class Guarantee:
         trust: who adds the noise.
         silos: number of silos, which is taken to be public, where one silo is the unit; None where one user is.
         executed: whether what devices do under this trust was run, or only its sum.
+        nodes: whether users are on nodes, which answer with sums.
     """
 
     made: tuple[Release, ...] = field(repr=False)
@@ -61,6 +62,7 @@ class Guarantee:
     trust: Trust = "central"
     silos: int | None = None
     executed: bool = True
+    nodes: bool = False
 
     def __post_init__(self) -> None:
         check_delta(self.delta, self.n_users if self.silos is None else self.silos, self._one)
@@ -94,6 +96,7 @@ class Guarantee:
         trust: Trust = "central",
         silos: int | None = None,
         executed: bool = True,
+        nodes: bool = False,
     ) -> Guarantee:
         """The guarantee of a run.
 
@@ -106,6 +109,7 @@ class Guarantee:
             trust: who added it.
             silos: number of silos, if one of them is the unit.
             executed: whether the devices' masks and noise were run one by one.
+            nodes: whether users are on nodes, which answer with sums.
             planned: `Schedule.ledger` of the whole schedule; None if the ledger was complete from the start.
 
         Raises:
@@ -122,6 +126,7 @@ class Guarantee:
             trust=trust,
             silos=silos,
             executed=executed,
+            nodes=nodes,
         )
 
     @property
@@ -185,10 +190,12 @@ class Guarantee:
         """The conditions and limits of the promise, by topic."""
         amplified = any(counted_rate(release.rate, release.sampling) < 1 for release in self.planned)
         silo = {"silo": _SILO} if self.silos is not None else {}
+        at_once = _DRAWN_AT_ONCE if self.nodes else _NOT_EXECUTED
+        masks_alone = self.trust == "central" or (self.nodes and self.trust == "secagg")
         return {
-            "released_to": _RELEASED_TO[self.trust],
+            "released_to": (_RELEASED_BY_NODES if self.nodes else _RELEASED_TO)[self.trust],
             **silo,
-            **({} if self.executed or self.trust == "central" else {"devices": _NOT_EXECUTED}),
+            **({} if self.executed or masks_alone else {"devices": at_once}),
             "amplification": _AMPLIFIED if amplified else _NOT_AMPLIFIED,
             "joint": _JOINT.format(one=self._one),
             "randomness": _RANDOMNESS[self.randomness],
@@ -279,6 +286,23 @@ _RELEASED_TO = {
     "local": "The server, and whoever else sees them, gets noisy answers alone; each device clips its own answer and "
     "adds the noise, and trusts nobody. Who takes part is seen and not protected.",
 }
+_RELEASED_BY_NODES: dict[Trust, str] = {
+    "central": "A node sees the answers of its own users and is trusted to clip them. The server sees the exact sum of "
+    "every node, which of a node with one user is that user's answer; it is trusted to add the noise and to keep those "
+    "sums to itself. The noisy sums, and whatever is computed from them, may be shown to anyone.",
+    "secagg": "A node sees the answers of its own users and is trusted to clip them. The server sees the exact sums "
+    "over all nodes, and of no single one as long as it follows the protocol of secure sums and no more nodes tell it "
+    "their secrets than stated; it is trusted to add the noise and to keep exact sums to itself. The noisy sums, and "
+    "whatever is computed from them, may be shown to anyone.",
+    "distributed": "A node sees the answers of its own users and is trusted to clip them and to add their noise. The "
+    "server sees noisy sums over all nodes alone, as long as it follows the protocol of secure sums and nodes with no "
+    "more of the users drop out or tell it their noise than stated. Who takes part is seen and not protected. The "
+    "noisy sums may be shown to anyone who does not know more of the noise than that: a node knows that of its own "
+    "users.",
+    "local": "A node sees the answers of its own users, clips each and adds the noise of each, and its users trust it. "
+    "The server, and whoever else sees them, gets the sum of a node's noisy answers. Who takes part is seen and not "
+    "protected.",
+}
 _SILO = (
     "The promise is about silos, which clip and answer as one: of a single user it says no more than of all in the "
     "silo together, and two data sets that differ in one user move a sum by up to two clips, which this epsilon does "
@@ -288,6 +312,7 @@ _NOT_EXECUTED = (
     "A simulation: devices did not run their masks or draw their own noise; the same words were added without masks, "
     "and the sum of the noise was drawn at once."
 )
+_DRAWN_AT_ONCE = "Each node drew the noise of all its users at once, which has the distribution of their sum."
 _AMPLIFIED = (
     "Sampling is credited with a lower epsilon (amplification): true only while nobody who sees a release learns who "
     "took part, or can read a seed that the sample was drawn from."

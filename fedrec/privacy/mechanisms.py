@@ -7,15 +7,18 @@ float's last bits give away (Mironov 2012, "On Significance of the Least Signifi
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from torch import Tensor
 
 from fedrec.errors import PrivacyError
@@ -54,6 +57,10 @@ class SeededNoise:
 
     streams: Streams
     arm: str = ""
+
+    def for_devices(self) -> SeededNoise:
+        """What devices draw from: the same seed, under a name of the arm that says nothing of it and can be sent."""
+        return replace(self, arm=hashlib.blake2b(self.arm.encode(), digest_size=16).hexdigest())
 
     def normals(self, shape: Sequence[int], purpose: str) -> Tensor:
         """The same numbers whenever seed, arm and purpose are the same."""
@@ -95,6 +102,30 @@ class SystemNoise:
         lower_half = ((words & 0x7FFF_FFFF_FFFF_FFFF).double() + 0.5) * 2.0**-64
         magnitude = -torch.special.ndtri(lower_half)
         return torch.where(words < 0, -magnitude, magnitude)
+
+
+@dataclass(frozen=True)
+class SecretNoise:
+    """Normals that a secret and the purpose determine: the same again for who has the secret, and for nobody else.
+
+    Attributes:
+        secret: at most 64 bytes, from the operating system.
+    """
+
+    secret: bytes = field(repr=False)
+
+    def normals(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """As those of `SystemNoise`, of the key stream of ChaCha20 that purpose and secret give."""
+        return self._source(purpose).normals(shape, purpose)
+
+    def uniforms(self, size: int, purpose: str) -> npt.NDArray[np.float64]:
+        """As those of `SystemNoise`."""
+        return self._source(purpose).uniforms(size, purpose)
+
+    def _source(self, purpose: str) -> SystemNoise:
+        key = hashlib.blake2b(purpose.encode(), key=self.secret, digest_size=32).digest()
+        stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()  # a key serves one stream
+        return SystemNoise(lambda size: stream.update(bytes(size)))
 
 
 class Mechanism(Protocol):

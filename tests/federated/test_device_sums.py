@@ -213,6 +213,48 @@ def test_noise_of_devices_is_symmetrised(devices: Devices, way: str) -> None:
     assert abs(float(found[~on].mean()) / (deviation**2 / 2) - 1) < 6 * math.sqrt(2 / 6000)
 
 
+def test_a_silo_noises_one_symmetric_answer(devices: Devices) -> None:
+    """8 silos of 5 users, each clipped as one: two of its answers differ by twice the clip in Frobenius norm.
+
+    Noise of that proportion on all 625 entries, and then the symmetric part, which is post-processing.
+    """
+    silo = torch.arange(40) % 8
+    silos = Devices(devices.keys, devices.indptr, devices.items, 25, silo)
+    plan, truth = Schedule((PlannedRelease(query="gram", draws=1, clip=0.9),)), exact(silos, GRAM, 0.9)
+    engine = LocalEngine(silos, Streams(0))
+    found = []
+    for seed in range(20):
+        sums = LocalNoise(Gaussian(), source(seed))
+        one = PrivateEngine(engine, plan, {"gram": SIGMA}, source(), Gaussian(), sums=sums, unit="silo")
+        released = one.sum(GRAM, round=1).sums["gram"]
+        assert torch.equal(released, released.T)
+        found.append((released - truth).square())
+    for answer in engine.answers(GRAM, round=1, clip=Clip(0.9)):
+        assert float(answer.contributions["gram"].squared_norms(1).sqrt()) <= 0.9 * (1 + 1e-12)
+    mean, variance, on = torch.stack(found).mean(dim=0), (SIGMA * 2 * 0.9) ** 2 * 8, torch.eye(25, dtype=torch.bool)
+    # 20 × 25 values on the diagonal, 20 × 300 different ones off it: six deviations each.
+    assert abs(float(mean[on].mean()) / variance - 1) < 6 * math.sqrt(2 / 500)
+    assert abs(float(mean[~on].mean()) / (variance / 2) - 1) < 6 * math.sqrt(2 / 6000)
+
+
+def test_who_answers_nonsense_sends_noise_alone_and_moves_nobody_elses(devices: Devices) -> None:
+    """Absent noise would tell who it was. Noise follows the user's key, not its place among those who answer."""
+    with_it, without = (
+        private(some, LocalNoise(Gaussian(), source())).sum(query, round=1)
+        for some, query in ((devices, Spoilt(devices.keys[:1])), (devices.take(torch.arange(1, 40)), Count(25)))
+    )
+    assert (with_it.answered, with_it.refused) == (39, {"a value that is not finite": 1})
+    noise = Gaussian().noise(
+        (25, 1),
+        SIGMA * math.sqrt(2),
+        2 * 1.2,
+        symmetric=False,
+        source=source(),
+        purpose=f"1/0/count/count/{int(devices.keys[0])}",
+    )
+    torch.testing.assert_close(with_it.sums["count"] - without.sums["count"], noise)
+
+
 @pytest.mark.parametrize("way", ["distributed", "local"])
 def test_sampling_that_the_server_sees_is_not_credited(devices: Devices, way: str) -> None:
     sums = DistributedNoise(source(), 40, 0.9) if way == "distributed" else LocalNoise(Gaussian(), source())

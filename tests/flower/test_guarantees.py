@@ -16,7 +16,15 @@ from flwr.app import Message
 from fedrec.components import build_config
 from fedrec.errors import DataError, PrivacyError, RunError
 from fedrec.experiment.store import FileJournal
-from fedrec.federated import Devices, FederatedMethod, FederatedRecommender, Federation, LocalEngine, PopulationConfig
+from fedrec.federated import (
+    Devices,
+    FederatedMethod,
+    FederatedRecommender,
+    Federation,
+    LocalEngine,
+    PopulationConfig,
+    PrivateEngine,
+)
 from fedrec.federated.engine import Population
 from fedrec.federated.methods import (
     EgoLightGCN,
@@ -27,15 +35,19 @@ from fedrec.federated.methods import (
     SpectralConfig,
 )
 from fedrec.federated.participation import ParticipationConfig
-from fedrec.federated.queries import NeuralTraining
+from fedrec.federated.private_sums import Asked
+from fedrec.federated.protection import protect
+from fedrec.federated.queries import Count, NeuralTraining
+from fedrec.flower.noised import NoisedNodes
+from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.records import arrays, tensors
 from fedrec.flower.requests import request_from_record, request_to_record
-from fedrec.privacy import Clip, PrivacyConfig
+from fedrec.privacy import Clip, Gaussian, Part, PlannedRelease, PrivacyConfig, Schedule, SeededNoise, SystemNoise
 from fedrec.recommenders.recommender import Tensors, Training
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
 from tests.federated.test_recommender import Kept
-from tests.flower.nodes import engine_on, grid_of
+from tests.flower.nodes import ChangedReplies, engine_on, grid_of
 
 PARTS = [list(range(4)), list(range(4, 11)), list(range(11, 24)), list(range(24, 40))]
 NO_PATIENCE = Stopping(every=1, patience=0)
@@ -188,3 +200,114 @@ def test_noise_that_is_correlated_over_rounds_goes_on_from_the_journal(devices: 
     assert apart(goes_on(), local) < 1e-9
     rounds = [int(str(m.content["request"]["round"])) for m in asked[first:] if "request" in m.content]
     assert set(rounds) == {5, 6}
+
+
+@pytest.mark.parametrize("method", [ego, spectral], ids=["training", "gram"])
+def test_nodes_noise_each_of_their_users_answers_as_devices_would(
+    devices: Devices, method: Callable[[], FederatedMethod]
+) -> None:
+    """Noise is keyed by user, so that it is the same wherever the user is; the server gets no exact sum."""
+    local, remote = both(devices, lambda: arm(method(), {"trust": "local"}, {"rate": 0.7, "dropout": 0.2}))
+    assert apart(local, remote) < 1e-9
+    assert local.guarantee is not None
+    assert remote.guarantee is not None
+    assert remote.guarantee.made == local.guarantee.made
+    words = remote.guarantee.in_words()
+    assert "A node sees the answers of its own users, clips each and adds the noise of each" in words
+    assert "trusts nobody" not in words
+    assert "on each node, for each of its users, with twice the clip" in words
+
+
+def test_a_clip_that_adapts_has_its_bits_noised_on_the_nodes(devices: Devices) -> None:
+    privacy = {"trust": "local", "adaptive": {"rate": 0.5, "share": 0.2}, "clip": 0.3}
+    local, remote = both(devices, lambda: arm(ego(), privacy))
+    assert apart(local, remote) < 1e-9
+    clips = [[r.clip for r in some.guarantee.made if r.adaptive] for some in (local, remote) if some.guarantee]
+    assert clips[0] == pytest.approx(clips[1], rel=1e-12)
+
+
+COUNT = Schedule((PlannedRelease(query="count", draws=4, clip=1.2),))
+
+
+def protected(over: Any, privacy: dict[str, Any], seed: int = 0) -> PrivateEngine:
+    section = build_config(PrivacyConfig, {"noise_multiplier": 1.5, "delta": 1e-3} | privacy, "privacy")
+    assert isinstance(section, PrivacyConfig)
+    return protect(over, COUNT, section, SeededNoise(Streams(seed), "arm"), 40)
+
+
+def counted(grid: ChangedReplies, privacy: dict[str, Any], seed: int = 0) -> torch.Tensor:
+    """A noised count of nodes."""
+    return protected(engine_on(grid, seed=seed), privacy, seed).sum(Count(25), round=1).sums["count"]
+
+
+@pytest.mark.parametrize(("executed", "seeds"), [(True, 20), (False, 30)], ids=["users", "nodes"])
+def test_local_noise_of_nodes_is_that_of_every_user_at_twice_the_clip(
+    devices: Devices, executed: bool, seeds: int
+) -> None:
+    """Mean squares of `seeds` normals deviate by √(2/seeds); six of these: 1 false alarm in 10 million."""
+    exact = LocalEngine(devices, Streams(0)).sum(Count(25), round=1, clip=Clip(1.2)).sums["count"]
+    privacy = {"trust": "local", "executed": executed}
+    noise = torch.stack([counted(grid_of(devices, PARTS), privacy, seed) - exact for seed in range(seeds)])
+    variance = (1.5 * 2 * 1.2) ** 2 * 40
+    assert ((noise.square().mean(dim=0) / variance - 1).abs() < 6 * (2 / seeds) ** 0.5).all()
+    assert abs(float(noise.square().mean()) / variance - 1) < 6 * (2 / seeds / 25) ** 0.5
+
+
+def test_a_node_tells_the_server_nothing_of_its_users_but_noised_sums_and_who_takes_part(devices: Devices) -> None:
+    """Not how many were clipped, nor how many answers were refused, both of which depend on what they hold."""
+    seen: list[Message] = []
+    counted(grid_of(devices, PARTS, look=seen.append), {"trust": "local"})
+    exact = [LocalEngine(devices.take(torch.tensor(part)), Streams(0)).sum(Count(25), round=1) for part in PARTS]
+    answers = [m.content for m in seen if "sums" in m.content]
+    assert len(answers) == 4
+    for answer, part, plain in zip(answers, PARTS, exact, strict=True):
+        assert dict(answer["counts"]) == {"answered": len(part), "clipped": 0, "delayed": 0, "late": 0, "refused": "{}"}
+        assert (tensors(answer["sums"])["count"] - plain.sums["count"]).abs().min() > 1e-3
+
+
+def test_a_node_asked_again_adds_the_same_noise_of_its_own(devices: Devices) -> None:
+    """A server that was killed before it wrote the sum down asks again: other noise would be another release."""
+    grid = grid_of(devices, PARTS)
+
+    def asked(round: int = 1, clip: float = 1.2, seed: int = 3) -> torch.Tensor:
+        engine = engine_on(grid, randomness="os", seed=seed)
+        engine.restore({"moment": torch.tensor([0, 0]), "kept": torch.zeros(0, 2, dtype=torch.int64)})
+        parts = (Part(("count",), clip, 1.5),)
+        sums = NoisedNodes(engine, Gaussian(), SystemNoise(), executed=True)
+        return sums.sum(engine, Asked(Count(25), round, 0, Clip(clip), parts)).sums["count"]
+
+    first = asked()
+    assert torch.equal(asked(), first)
+    others = [asked(clip=1.3), asked(round=2), asked(round=3)]
+    assert all((other - first).abs().min() > 1e-6 for other in others)
+    fresh = grid_of(devices, PARTS)  # other nodes have other secrets
+    grid, before = fresh, first
+    assert (asked() - before).abs().min() > 1e-6
+
+
+def test_noise_that_is_not_in_proportion_to_the_clip_is_refused_by_a_node(devices: Devices) -> None:
+    """And by the server an answer that is longer than clips and noise can be."""
+    grid = grid_of(devices, PARTS)
+    engine = engine_on(grid)
+    sums = NoisedNodes(engine, Gaussian(), SeededNoise(Streams(3)), executed=True)
+    request = engine.request((1, 0), Clip(1.2))
+    for parts in ((), (Part(("count",), 0.6, 1.5),), (Part((), 1.2, 1.5),), (Part(("count",), 1.2, 0.0),)):
+        record = request_to_record(Count(25), request)
+        OwnNoise(parts, "", True).write(record)
+        with pytest.raises(RunError, match="refused: noise"):
+            engine.gather(Count(25), request, record, {}, lambda answer: None)
+    record["noise"]["parts"] = '[[["count"], "a clip", 1.5]]'
+    with pytest.raises(RunError, match="refused: noise that cannot be read"):
+        engine.gather(Count(25), request, record, {}, lambda answer: None)
+    length = [0.0]
+
+    def change(reply: Message) -> Message:
+        # 7 users of clip 1.2, and noise of deviation 2 · 1.2 · 1.5 · √7 on 25 entries.
+        reply.content["sums"] = arrays({"count": torch.eye(25, 1, dtype=torch.float64) * length[0]})
+        return reply
+
+    grid.change = change
+    most = 7 * 1.2 + 2 * 1.2 * 1.5 * 7**0.5 * (5 + 10)
+    for length[0], refused in ((most, 0), (most * 1.001, 1)):
+        totals = sums.sum(engine, Asked(Count(25), 2, 0, Clip(1.2), (Part(("count",), 1.2, 1.5),)))
+        assert sum(totals.failed.values()) == refused

@@ -12,14 +12,18 @@ from scipy import stats
 from torch import Tensor
 
 from fedrec.errors import PrivacyError
-from fedrec.privacy import Gaussian, NoiseSource, SeededNoise, SystemNoise
+from fedrec.privacy import Gaussian, NoiseSource, SecretNoise, SeededNoise, SystemNoise
 from fedrec.streams import Streams
 
 # Of one check that is drawn afresh each time. The seeded checks are the same every time: they cannot be false alarms
 # twice, and the rate says how surprising a failure would be.
 FALSE_ALARM = 1e-7
 
-SOURCES: dict[str, NoiseSource] = {"seeded": SeededNoise(Streams(0)), "system": SystemNoise()}
+SOURCES: dict[str, NoiseSource] = {
+    "seeded": SeededNoise(Streams(0)),
+    "system": SystemNoise(),
+    "secret": SecretNoise(b"a secret"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,16 @@ def test_seeded_noise_depends_on_seed_round_and_purpose() -> None:
     assert torch.equal(first, drawn(1, 2, "gram"))
     for other in (drawn(2, 2, "gram"), drawn(1, 3, "gram"), drawn(1, 2, "gram/1")):
         assert not torch.isclose(first, other).any()
+
+
+def test_a_secret_and_a_purpose_tell_noise_that_nobody_else_can() -> None:
+    first = SecretNoise(b"one").normals((50,), "gram")
+    assert torch.equal(first, SecretNoise(b"one").normals((50,), "gram"))
+    assert "one" not in repr(SecretNoise(b"one"))
+    for other in (SecretNoise(b"two").normals((50,), "gram"), SecretNoise(b"one").normals((50,), "count")):
+        assert not torch.isclose(first, other, rtol=0, atol=1e-12).any()
+    uniform = SecretNoise(b"one").uniforms(100_000, "x")
+    assert stats.kstest(uniform, "uniform").pvalue > FALSE_ALARM
 
 
 def test_system_noise_is_normal_and_never_the_same() -> None:
