@@ -97,11 +97,33 @@ def ndcg(hits: Tensor, relevant: Tensor) -> Tensor:
     """
     _require_relevant(relevant)
     k = hits.shape[1]
-    discount = 1.0 / torch.log2(_ranks(k) + 1.0)
+    discount = discounts(k)
     # Both sums run in the order of ranks, so that a perfect list is exactly 1.
     gained = (hits * discount).cumsum(dim=1)[:, -1]
     ideal = discount.cumsum(dim=0)[relevant.clamp(max=k) - 1]
     return gained / ideal
+
+
+def ndcg_gains(hits: Tensor, relevant: Tensor) -> Tensor:
+    """What each place of the list adds to `ndcg`: h_r / log2(r + 1) / IDCG.
+
+    Args:
+        hits: [users, k] bool, whether the item at each rank is relevant.
+        relevant: [users] int, number of relevant items of each user, at least 1.
+
+    Returns:
+        [users, k] float64 in [0, 1]; a user's sum is the user's `ndcg`.
+    """
+    _require_relevant(relevant)
+    k = hits.shape[1]
+    discount = discounts(k)
+    ideal = discount.cumsum(dim=0)[relevant.clamp(max=k) - 1]
+    return hits * discount / ideal.unsqueeze(1)
+
+
+def discounts(k: int) -> Tensor:
+    """The weight of each rank in `ndcg`, 1 / log2(r + 1): [k] float64."""
+    return 1.0 / torch.log2(_ranks(k) + 1.0)
 
 
 def mrr(hits: Tensor, relevant: Tensor) -> Tensor:

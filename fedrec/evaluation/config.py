@@ -28,7 +28,9 @@ class EvaluationConfig(Config):
         categories: item column of intra-list diversity and calibration, values joined by "|"; "auto" is `genres` where
             there is one.
         item_groups: item columns whose exposure is compared, several values joined by "|"; "auto" is popularity
-            (tercile of the number of training interactions) and, where known, author.
+            (tercile of the number of training interactions) and, where known, author. A column's name with "-size"
+            behind it, "author_id-size", is its large and small values, told apart by their training interactions;
+            of an author that is part of "auto".
         embedding_dim: dimensions of the item factors that embedding diversity compares; 0 leaves it out.
         bootstrap: resamples of an interval.
     """

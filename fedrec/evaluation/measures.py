@@ -12,6 +12,7 @@ from torch import Tensor
 from fedrec.data.interactions import Split
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import diversity, popularity, providers
+from fedrec.evaluation.accuracy import ndcg_gains
 from fedrec.evaluation.config import EvaluationConfig
 from fedrec.evaluation.csr import Csr, union_of
 from fedrec.evaluation.fairness import BETWEEN_GROUPS, MAX_GROUPS, MIN_GROUP, OVER_USERS, Groups, group_means
@@ -113,6 +114,7 @@ class ItemCounts:
         wanted: [n_items] int64 users who hold the item out.
         shown, right: by length of the list, [n_items] int64 lists that show the item, and those in which it is right.
         weights, squares: by length, [n_items] float64 sums of `diversity.list_weights`, and of their squares.
+        gains: by length, [n_items] float64 what the item adds to the NDCG of all users, `accuracy.ndcg_gains`.
     """
 
     known: Tensor
@@ -121,6 +123,7 @@ class ItemCounts:
     right: Mapping[int, Tensor]
     weights: Mapping[int, Tensor]
     squares: Mapping[int, Tensor]
+    gains: Mapping[int, Tensor]
 
     @classmethod
     def of(
@@ -136,6 +139,7 @@ class ItemCounts:
         def count(some: Tensor, weights: Tensor | None = None) -> Tensor:
             return torch.bincount(some, weights=weights, minlength=n_items)
 
+        wanted = relevant[0].diff()[users]
         listed = {k: (items[:, :k], items[:, :k] >= 0) for k in ks}
         weights = {k: diversity.list_weights(of_k) for k, (of_k, _) in listed.items()}
         return cls(
@@ -145,6 +149,7 @@ class ItemCounts:
             {k: count(of_k[hits[:, :k]]) for k, (of_k, _) in listed.items()},
             {k: count(of_k[some], weights[k]) for k, (of_k, some) in listed.items()},
             {k: count(of_k[some], weights[k].square()) for k, (of_k, some) in listed.items()},
+            {k: count(of_k[some], ndcg_gains(hits[:, :k], wanted)[some]) for k, (of_k, some) in listed.items()},
         )
 
 
@@ -171,45 +176,57 @@ def popularity_lifts(items: Tensor, users: Tensor, catalogue: Catalogue, ks: Seq
     return {k: diversity.popularity_lift(items[:, :k], catalogue.popularity, history) for k in ks}
 
 
-def exposures(counts: ItemCounts, users: int, groupings: Sequence[ItemGroups]) -> Iterator[MetricRow]:
-    """What is shown of each group of items, and what lies between groups.
+def exposures(
+    counts: ItemCounts, users: int, interactions: Tensor, groupings: Sequence[ItemGroups]
+) -> Iterator[MetricRow]:
+    """What is shown of each group of items, what of it is found by those who want it, and what lies between groups.
 
     Equal opportunity compares groups with `MIN_GROUP` relevant items or more: fewer measure noise.
 
     Args:
         counts: of the lists.
         users: number of lists.
+        interactions: [n_items] int64 number of training interactions of each item.
         groupings: groups of items.
     """
     for grouping in groupings:
         available, sought = grouping.share_out(users - counts.known), grouping.share_out(counts.wanted)
-        stock = grouping.share_out(torch.ones(len(counts.known)))
+        stock, trained = grouping.share_out(torch.ones(len(counts.known))), grouping.share_out(interactions)
         compared = sought >= MIN_GROUP
-        if stock.sum() > 0:
-            yield from _shares("catalogue-share", grouping, stock)
-        if sought.sum() > 0:
-            yield from _shares("relevance-share", grouping, sought)
+        for name, amounts in (
+            ("catalogue-share", stock),
+            ("interaction-share", trained),
+            ("relevance-share", sought),
+        ):
+            if amounts.sum() > 0:
+                yield from _listed(name, grouping, providers.share(amounts))
         for k in counts.shown:
             shown = grouping.share_out(counts.shown[k])
             if shown.sum() <= 0:
                 continue
-            yield from _shares(f"exposure-share@{k}", grouping, shown)
+            right = grouping.share_out(counts.right[k])
+            yield from _listed(f"exposure-share@{k}", grouping, providers.share(shown))
+            if trained.sum() > 0:
+                lift = providers.exposure_lift(shown, trained)
+                yield from _listed(f"exposure-lift@{k}", grouping, lift, trained > 0)
+            yield from _listed(f"provider-recall@{k}", grouping, providers.provider_recall(right, sought), sought > 0)
+            gained = providers.ndcg_contribution(grouping.share_out(counts.gains[k]), users)
+            yield from _listed(f"ndcg-contribution@{k}", grouping, gained)
             yield MetricRow(f"provider-gini@{k}", grouping.name, providers.provider_gini(shown))
             yield MetricRow(f"rsp@{k}", grouping.name, providers.statistical_parity(shown, available))
             if sought.sum() > 0:
                 yield MetricRow(f"exposure-kl@{k}", grouping.name, providers.exposure_divergence(shown, sought))
             if int(compared.sum()) > 1:
-                right = grouping.share_out(counts.right[k])
                 opportunity = providers.equal_opportunity(right[compared], sought[compared])
                 yield MetricRow(f"reo@{k}", grouping.name, opportunity)
 
 
-def _shares(metric: str, grouping: ItemGroups, amounts: Tensor) -> Iterator[MetricRow]:
-    """One row a group; a column of thousands of authors is summed up, not listed."""
+def _listed(metric: str, grouping: ItemGroups, values: Tensor, defined: Tensor | None = None) -> Iterator[MetricRow]:
+    """One row a group that has a value; a column of thousands of authors is summed up, not listed."""
     if len(grouping.labels) <= MAX_GROUPS:
-        shares = providers.share(amounts).tolist()
-        for label, value in zip(grouping.labels, shares, strict=True):
-            yield MetricRow(metric, f"{grouping.name}={label}", value)
+        for place, label in enumerate(grouping.labels):
+            if defined is None or defined[place]:
+                yield MetricRow(metric, f"{grouping.name}={label}", float(values[place]))
 
 
 def counts(group: str, relevant: Tensor) -> Iterator[MetricRow]:

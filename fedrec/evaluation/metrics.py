@@ -156,7 +156,32 @@ _ALL = (
         "exposure-share", "x_g / Σ x, places of lists that show group g of items", "[0, 1]", "·", "share", "provider"
     ),
     Metric("catalogue-share", "n_g / Σ n, items of group g", "[0, 1]", "·", "share", "provider"),
+    Metric("interaction-share", "t_g / Σ t, training interactions with group g", "[0, 1]", "·", "share", "provider"),
     Metric("relevance-share", "r_g / Σ r, held-out interactions with group g", "[0, 1]", "·", "share", "provider"),
+    Metric(
+        "exposure-lift",
+        "exposure share of group g / its interaction share",
+        "[0, ∞), 1 = as in training",
+        "·",
+        "Singh and Joachims 2018; Gómez, Boratto and Salamó 2022, who subtract",
+        "provider",
+    ),
+    Metric(
+        "provider-recall",
+        "hits_g / r_g, held-out interactions with group g that are in the lists",
+        "[0, 1]",
+        "+",
+        "Zhu, Wang and Caverlee 2020, the chances that reo compares",
+        "provider",
+    ),
+    Metric(
+        "ndcg-contribution",
+        "mean over users of Σ_r h_r 1[item of group g] / log2(r+1), over that of an ideal list",
+        "[0, 1], groups add up to ndcg",
+        "+",
+        "Järvelin and Kekäläinen 2002, shared out by item",
+        "provider",
+    ),
     Metric(
         "rsp",
         "std_g / mean_g of x_g / c_g, c_g candidates of group g",

@@ -154,7 +154,7 @@ def evaluate(score: Scorer, split: Split, config: EvaluationConfig, seed: int, *
         of_lists += measures.together(
             shown_items, len(users), measures.popularity_lifts(items, users, catalogue, config.k)
         )
-        of_lists += measures.exposures(shown_items, len(users), catalogue.groupings)
+        of_lists += measures.exposures(shown_items, len(users), catalogue.popularity, catalogue.groupings)
     rows = [*measures.counts("", relevant[warm]), *measures.means("", per_user)]
     if predicted is not None:
         rows += [MetricRow(name, "", of(*predicted.of(users))) for name, of in RATING.items()]

@@ -1,6 +1,7 @@
 """Fairness towards those who provide the items: whose items are shown, against what there is and what is wanted.
 
-A provider is a group of items: an author, a genre, a tercile of popularity. Exposure is counted in places of lists.
+A provider is a group of items: an author, all small authors, a genre, a tercile of popularity. Exposure is counted in
+places of lists, the first like the last: what Gómez, Boratto and Salamó 2022 call visibility.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, DataError, did_you_mean
 from fedrec.evaluation.diversity import divergence, gini
 from fedrec.evaluation.fairness import coefficient_of_variation, terciles
+from fedrec.evaluation.popularity import long_tail
 
 POPULARITY = "popularity"
 """The column that always exists: tercile of the number of training interactions."""
+
+SIZE = "-size"
+"""What stands behind a column's name for its values told apart by size, `by_size`: "author_id-size"."""
 
 _AUTHORS = ("author", "author_id")
 
@@ -52,8 +57,9 @@ def item_groups(train: Interactions, columns: Sequence[str] | None = None) -> tu
 
     Args:
         train: its item attributes are the columns, several values of an item joined by "|"; `popularity` is the tercile
-            of the number of training interactions among items that have any.
-        columns: their names, or None for popularity and, where known, author.
+            of the number of training interactions among items that have any, and `author-size`, of a column `author`,
+            has its large and small values, `by_size`.
+        columns: their names, or None for popularity and, where known, author and author-size.
 
     Raises:
         ConfigError: if a column does not exist.
@@ -72,7 +78,8 @@ def groups_of_items(
         columns: as in `item_groups`.
     """
     if columns is None:
-        columns = [POPULARITY, *(name for name in _AUTHORS if name in table.columns)]
+        authors = [name for name in _AUTHORS if name in table.columns]
+        columns = [POPULARITY, *authors, *(f"{name}{SIZE}" for name in authors)]
     groupings = []
     for name in columns:
         if name in table.columns:
@@ -83,8 +90,10 @@ def groups_of_items(
             labels = ("low", "middle", "high")
             weight = torch.ones(len(item), dtype=torch.float64)
             groupings.append(ItemGroups(POPULARITY, labels, item, codes[item], weight, len(codes)))
+        elif name.removesuffix(SIZE) in table.columns:
+            groupings.append(by_size(column_groups(table[name.removesuffix(SIZE)]), popularity))
         else:
-            known = [*map(str, table.columns), POPULARITY]
+            known = [*map(str, table.columns), POPULARITY, *(f"{column}{SIZE}" for column in table.columns)]
             raise ConfigError(f"evaluation.item_groups: no item column '{name}'; {did_you_mean(name, known)}")
     return tuple(groupings)
 
@@ -100,11 +109,30 @@ def column_groups(column: pd.Series) -> ItemGroups:
     return ItemGroups(str(column.name), tuple(map(str, names)), item, group, weight, len(column))
 
 
+def by_size(providers: ItemGroups, popularity: Tensor) -> ItemGroups:
+    """Small and large providers, each as one group: the long tail of them and the head.
+
+    Large are the fewest providers whose items together have `popularity.HEAD_SHARE` of all training interactions, and
+    whoever has exactly as many as the last of them, so that no order of equals decides; the others are small, those
+    too whose items nobody trained on. It is the short head and long tail of items (Abdollahpouri, Burke and Mobasher
+    2017) of those who provide them.
+
+    Args:
+        providers: a group for each.
+        popularity: [n_items] int64 number of training interactions.
+    """
+    large = ~long_tail(providers.share_out(popularity))
+    group = large.long()[providers.group]
+    name = f"{providers.name}{SIZE}"
+    return ItemGroups(name, ("small", "large"), providers.item, group, providers.weight, providers.n_items)
+
+
 def share(amounts: Tensor) -> Tensor:
     """What each group has of the whole: x_g / Σ x, [groups] float64 in [0, 1].
 
     Of places in lists it is the exposure share, of items the catalogue share, of held-out interactions the relevance
-    share: exposure may follow what there is (parity) or what is wanted (merit), and the three side by side show which.
+    share, of training interactions the interaction share: exposure may follow what there is (parity), what is wanted
+    (merit) or what was learnt from, and all of them side by side show which.
 
     Args:
         amounts: [groups] amounts, not negative.
@@ -115,6 +143,56 @@ def share(amounts: Tensor) -> Tensor:
     if amounts.sum() <= 0:
         raise DataError("no group of items has anything to share; leave such a column out")
     return amounts.double() / amounts.sum()
+
+
+def exposure_lift(exposure: Tensor, interactions: Tensor) -> Tensor:
+    """Exposure share over interaction share, (x_g / Σ x) / (t_g / Σ t): what lists make of what was learnt from.
+
+    Exposure in proportion to merit is what Singh and Joachims 2018 and Biega, Gummadi and Weikum 2018 ask for; with a
+    group's training interactions as its merit, the difference of the two shares is the disparate visibility of Gómez,
+    Boratto and Salamó 2022. Their ratio compares groups of unlike sizes.
+
+    Args:
+        exposure: [groups] places of lists that show items of the group.
+        interactions: [groups] training interactions with items of the group.
+
+    Returns:
+        [groups] float64 from 0 upwards, 1 if lists show the group as training does; not finite without interactions.
+
+    Raises:
+        DataError: if nothing is shown, or nothing was trained on.
+    """
+    return share(exposure) / share(interactions)
+
+
+def provider_recall(hits: Tensor, relevant: Tensor) -> Tensor:
+    """Chance that a held-out interaction with a group is in the list: h_g / r_g, what `equal_opportunity` compares.
+
+    Every interaction counts the same (Zhu, Wang and Caverlee 2020): how often the group is found by those who want it.
+
+    Args:
+        hits: [groups] relevant items of the group that are shown.
+        relevant: [groups] relevant items of the group.
+
+    Returns:
+        [groups] float64 in [0, 1]; larger is better; NaN without a relevant item.
+    """
+    return hits.double() / relevant
+
+
+def ndcg_contribution(gains: Tensor, users: int) -> Tensor:
+    """The part of NDCG that hits of a group make: mean_u Σ_r h_ur 1[i_ur ∈ g] / (log2(r + 1) IDCG_u).
+
+    Where every item is of a group, the parts of all groups add up to NDCG: a loss of it is shared out among them.
+
+    Args:
+        gains: [groups] sums over users of `accuracy.ndcg_gains`, by group of the item.
+        users: number of them, those without a relevant item of the group included.
+
+    Returns:
+        [groups] float64 in [0, 1]; larger is better.
+    """
+    return gains.double() / users
 
 
 def statistical_parity(exposure: Tensor, candidates: Tensor) -> float:

@@ -41,6 +41,9 @@ OMITTED: Mapping[str, str] = {
 }
 """What is no function of sums over users, and why."""
 
+PER_LENGTH = 5
+"""Columns that the table `items` has for each length of the list."""
+
 SEGMENTS = ("cold-users", "cold-items")
 
 _POISSON = torch.tensor(
@@ -144,7 +147,8 @@ class Layout:
 
         `users`: a row for all and for each group; users, relevant items, the per-user metrics, squares of accuracy.
         `segments`: a row for each of `SEGMENTS`; users, relevant items, accuracy.
-        `items`: known, wanted, then by length of the list shown, right, weights and squares of `ItemCounts`.
+        `items`: known, wanted, then by length of the list shown, right, weights, squares and gains of
+            `ItemCounts`.
         `lists`: mean popularity of the user's history, then of the list by length.
         `resamples`: by resample, users and the per-user metrics; by group, users and the headline metric.
         """
@@ -153,7 +157,7 @@ class Layout:
             "segments": (len(SEGMENTS), 2 + len(self.accuracy)),
         }
         if self.lists:
-            found |= {"items": (n_items, 2 + 4 * len(self.ks)), "lists": (1, 1 + len(self.ks))}
+            found |= {"items": (n_items, 2 + PER_LENGTH * len(self.ks)), "lists": (1, 1 + len(self.ks))}
         if self.replicates:
             found["resamples"] = (self.replicates, 1 + len(self.per_user) + 2 * self.n_groups)
         return found
@@ -181,7 +185,7 @@ class Layout:
     def item_counts(self, table: Tensor) -> ItemCounts:
         """What the table `items` holds."""
         known, wanted = table[:, 0].round().long(), table[:, 1].round().long()
-        by_k = {k: table[:, 2 + 4 * place : 6 + 4 * place] for place, k in enumerate(self.ks)}
+        by_k = {k: table[:, 2 + PER_LENGTH * place :] for place, k in enumerate(self.ks)}
         return ItemCounts(
             known,
             wanted,
@@ -189,15 +193,19 @@ class Layout:
             {k: of_k[:, 1].round().long() for k, of_k in by_k.items()},
             {k: of_k[:, 2] for k, of_k in by_k.items()},
             {k: of_k[:, 3] for k, of_k in by_k.items()},
+            {k: of_k[:, 4] for k, of_k in by_k.items()},
         )
 
 
-def rows_of_sums(sums: Mapping[str, Tensor], layout: Layout, groupings: Sequence[ItemGroups]) -> tuple[MetricRow, ...]:
+def rows_of_sums(
+    sums: Mapping[str, Tensor], layout: Layout, interactions: Tensor, groupings: Sequence[ItemGroups]
+) -> tuple[MetricRow, ...]:
     """Every row of `evaluate`, in its order, but for `OMITTED`.
 
     Args:
         sums: the tables of `Layout.tables`.
         layout: what they are.
+        interactions: [n_items] int64 number of training interactions of each item.
         groupings: groups of items.
     """
     users, accuracy, per_user = sums["users"], layout.accuracy, layout.per_user
@@ -208,7 +216,10 @@ def rows_of_sums(sums: Mapping[str, Tensor], layout: Layout, groupings: Sequence
     if layout.lists:
         counts, lists = layout.item_counts(sums["items"]), sums["lists"][0]
         lifts = {k: float(lists[1 + place] / lists[0]) for place, k in enumerate(layout.ks)}
-        rows += [*measures.together(counts, int(n), lifts), *measures.exposures(counts, int(n), groupings)]
+        rows += [
+            *measures.together(counts, int(n), lifts),
+            *measures.exposures(counts, int(n), interactions, groupings),
+        ]
     squares = users[0, 2 + len(per_user) :] / n
     for name, square in zip(accuracy, squares, strict=True):
         mean = means[name][0]

@@ -90,8 +90,9 @@ def measure(
     if sums["users"][0, 0] < 1:
         raise DataError("no user has both a training item and a held-out item; split so that histories remain")
     columns = None if config.item_groups == "auto" else config.item_groups
-    groupings = groups_of_items(items, popularity[:, 0].round().long().cpu(), columns)
-    return Measured(rows_of_sums(sums, query.layout, groupings), query.layout, sums["resamples"])
+    interactions = popularity[:, 0].round().long().cpu()  # masked sums are whole up to their resolution
+    groupings = groups_of_items(items, interactions, columns)
+    return Measured(rows_of_sums(sums, query.layout, interactions, groupings), query.layout, sums["resamples"])
 
 
 def groups_asked(labels: Mapping[str, Sequence[str]], config: EvaluationConfig) -> dict[str, Sequence[str]]:

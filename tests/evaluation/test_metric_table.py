@@ -35,7 +35,8 @@ def test_smaller_is_better_for_inequality_and_error_alone() -> None:
 def test_neither_direction_is_better_for_shares_and_counts_alone() -> None:
     described = {name for name, metric in METRICS.items() if metric.orientation == "·"}
     assert described == {
-        *("popularity-lift", "exposure-share", "catalogue-share", "relevance-share", "users", "interactions")
+        *("popularity-lift", "exposure-lift", "users", "interactions"),
+        *("exposure-share", "catalogue-share", "interaction-share", "relevance-share"),
     }
 
 

@@ -102,6 +102,11 @@ BY_HAND: Values = {
     # Genre A has 5 of 8 items, 6 of 8 relevant ones, 4½ of 8 places, 13½ of 22 candidates and 3 of 4 hits.
     ("catalogue-share", "genres=A"): (5 / 8,),
     ("relevance-share", "genres=A"): (6 / 8,),
+    # It has 13 of 18 training interactions, half of each with items 2 and 4; three of its four hits are second.
+    ("interaction-share", "genres=A"): (13 / 18,),
+    ("exposure-lift@2", "genres=A"): ((4.5 / 8) / (13 / 18),),
+    ("provider-recall@2", "genres=A"): (3 / 6,),
+    ("ndcg-contribution@2", "genres=A"): (3 * SECOND / 4,),
     ("exposure-share@2", "genres=A"): (4.5 / 8,),
     ("provider-gini@2", "genres"): ((4.5 - 3.5) / (2 * 8),),
     ("exposure-kl@2", "genres"): (kl(6 / 8, 4.5 / 8),),
@@ -111,7 +116,7 @@ BY_HAND: Values = {
     ("interactions", ""): (8,),
 }
 
-OF_THE_SPLIT = {"users", "interactions", "catalogue-share", "relevance-share"}
+OF_THE_SPLIT = {"users", "interactions", "catalogue-share", "interaction-share", "relevance-share"}
 """What is the same whatever is shown."""
 
 WITHOUT_TIES = {"rmse", "mae"}
@@ -235,9 +240,9 @@ MUTATIONS: Mapping[str, tuple[Mutation, ...]] = {
     "hit-rate": (Mutation(accuracy.hit_rate, ".any(", ".all("),),
     "f1": (Mutation(accuracy.f1, "2.0 *", "1.0 *"), Mutation(accuracy.f1, "+ relevant)", "+ 1)")),
     "ndcg": (
-        Mutation(accuracy.ndcg, "_ranks(k) + 1.0", "_ranks(k) + 2.0"),
-        Mutation(accuracy.ndcg, "1.0 / torch.log2(_ranks(k) + 1.0)", "1.0 / _ranks(k)"),
-        Mutation(accuracy.ndcg, "1.0 / torch.log2(_ranks(k) + 1.0)", "torch.log2(_ranks(k) + 1.0)"),
+        Mutation(accuracy.discounts, "_ranks(k) + 1.0", "_ranks(k) + 2.0"),
+        Mutation(accuracy.discounts, "1.0 / torch.log2(_ranks(k) + 1.0)", "1.0 / _ranks(k)"),
+        Mutation(accuracy.discounts, "1.0 / torch.log2(_ranks(k) + 1.0)", "torch.log2(_ranks(k) + 1.0)"),
         Mutation(accuracy.ndcg, "discount.cumsum(dim=0)", "discount.flip(0).cumsum(dim=0)"),
     ),
     "mrr": (
@@ -294,6 +299,21 @@ MUTATIONS: Mapping[str, tuple[Mutation, ...]] = {
     "worst-decile": (Mutation(fairness.worst_decile, ".sort()", ".sort(descending=True)"),),
     "exposure-share": (Mutation(providers.share, "/ amounts.sum()", "/ amounts.max()"),),
     "catalogue-share": (Mutation(providers.share, "/ amounts.sum()", "/ amounts.max()"),),
+    "interaction-share": (Mutation(providers.share, "/ amounts.sum()", "/ amounts.max()"),),
+    "exposure-lift": (
+        Mutation(
+            providers.exposure_lift, "share(exposure) / share(interactions)", "share(interactions) / share(exposure)"
+        ),
+        Mutation(providers.exposure_lift, "/ share", "- share"),
+    ),
+    "provider-recall": (Mutation(providers.provider_recall, "/ relevant", "* relevant"),),
+    "ndcg-contribution": (
+        Mutation(providers.ndcg_contribution, "/ users", "* users"),
+        Mutation(accuracy.ndcg_gains, "hits * discount", "hits / discount"),
+        Mutation(accuracy.ndcg_gains, "hits * discount", "hits * discount.flip(0)"),
+        Mutation(accuracy.ndcg_gains, "relevant.clamp(max=k) - 1", "relevant.clamp(max=1) - 1"),
+        Mutation(accuracy.discounts, "_ranks(k) + 1.0", "_ranks(k) + 2.0"),
+    ),
     "relevance-share": (Mutation(providers.share, "/ amounts.sum()", "/ amounts.max()"),),
     "rsp": (
         Mutation(providers.statistical_parity, "/ candidates", "* candidates"),
@@ -345,7 +365,8 @@ def better_and_worse() -> tuple[Values, Values]:
 def direction(name: str) -> str:
     """Which way a metric goes from the worse arm to the better one; nowhere fails."""
     better, worse = better_and_worse()
-    rows = [row for row in better if row in worse and metric_of(row[0]).name == name and "=" not in row[1]]
+    known = [row for row in better if row in worse and metric_of(row[0]).name == name]
+    rows = [row for row in known if "=" not in row[1]] or known  # some metrics have a row for each group and no other
     gained = [sum(better[row]) / len(better[row]) - sum(worse[row]) / len(worse[row]) for row in rows]
     moved = {"+" if gain > 0 else "-" for gain in gained if abs(gain) > 1e-6}
     assert len(moved) == 1, f"{name} moves both ways, or not at all: {gained}"

@@ -184,6 +184,23 @@ def test_provider_rows_by_hand() -> None:
     assert found.value("exposure-kl@2", "genres") == pytest.approx(float((wanted * np.log(wanted / shown)).sum()))
 
 
+def test_contributions_of_groups_add_up_to_ndcg_where_every_item_is_of_a_group() -> None:
+    split = random_split(60, 40)
+    found = evaluate(table_scorer(random_scores(60, 40)), split, evaluation(), 0)
+    values = {row.group: row.value for row in found.rows if row.metric == "ndcg-contribution@10"}
+    assert values.keys() == {f"popularity={label}" for label in ("low", "middle", "high")}
+    assert sum(values.values()) == pytest.approx(found.value("ndcg@10"))
+    some = ["a" if code % 2 else None for code in range(40)]
+    split = replace(split, train=replace(split.train, item_attributes=pd.DataFrame({"author": some})))
+    found = evaluate(table_scorer(random_scores(60, 40)), split, evaluation(), 0)
+    part = found.value("ndcg-contribution@10", "author=a")
+    assert 0 < part < found.value("ndcg@10")
+    assert part == found.value("ndcg-contribution@10", "author-size=large")
+    # Nobody is small: there is nothing that its exposure or its hits could be a share of.
+    rows = {row.metric.partition("@")[0] for row in found.rows if row.group == "author-size=small"}
+    assert rows == {"exposure-share", "catalogue-share", "interaction-share", "relevance-share", "ndcg-contribution"}
+
+
 def test_equal_opportunity_compares_groups_with_enough_relevant_items() -> None:
     """Everyone is shown item 1: who holds it out is served, who holds out item 2 or 3 is not."""
     for extra, expected in ((19, 1.0), (20, 2**0.5)):  # chances 1 and 0; 1, 0 and 0

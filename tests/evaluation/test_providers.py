@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,18 +29,88 @@ def test_groups_of_a_column_share_items_out() -> None:
 
 def test_item_groups_are_what_is_known() -> None:
     train = split_of(3, 4, [(0, 0), (1, 0), (1, 1), (2, 0)], [], [], items={"author_id": ["x", "y", "x", "z"]}).train
-    popularity, author = providers.item_groups(train)
+    popularity, author, size = providers.item_groups(train)
     assert (popularity.name, popularity.labels, author.name) == ("popularity", ("low", "middle", "high"), "author_id")
+    assert (size.name, size.labels) == ("author_id-size", ("small", "large"))
     assert popularity.share_out(torch.ones(4)).tolist() == [1.0, 1.0, 0.0]  # items that nobody had are of no tercile
     assert author.share_out(torch.tensor([3, 1, 0, 0])).tolist() == [3.0, 1.0, 0.0]
     with pytest.raises(ConfigError, match="no item column 'autor_id'; did you mean 'author_id'"):
         providers.item_groups(train, ["autor_id"])
+    with pytest.raises(ConfigError, match="no item column 'autor_id-size'; did you mean 'author_id-size'"):
+        providers.item_groups(train, ["autor_id-size"])
+
+
+@pytest.mark.parametrize(
+    ("popularity", "small"),
+    [
+        # Of 20 interactions a has 10, b 6, c 4 and d none: a and b have the first 80%.
+        ([7, 3, 6, 4, 0], [3, 4]),
+        # a 9, b 5, c 6: a and c have 75%, so that b is large too.
+        ([9, 0, 5, 6, 0], [4]),
+        # a 16 and b and c 2 each: a has 80% alone.
+        ([10, 6, 2, 2, 0], [2, 3, 4]),
+        # a 12, b and c 4 each: either would complete the 80%, and they are equals.
+        ([12, 0, 4, 4, 0], [4]),
+    ],
+)
+def test_large_are_the_fewest_with_four_fifths_of_interactions(popularity: list[int], small: list[int]) -> None:
+    authors = providers.column_groups(pd.Series(["a", "a", "b", "c", "d"], name="author"))
+    found = providers.by_size(authors, torch.tensor(popularity))
+    assert (found.name, found.labels, found.n_items) == ("author-size", ("small", "large"), 5)
+    assert found.item[found.group == 0].tolist() == small
+    assert found.item[found.group == 1].tolist() == [item for item in range(5) if item not in small]
+
+
+def test_an_item_of_a_large_and_a_small_author_is_of_each_by_half() -> None:
+    authors = providers.column_groups(pd.Series(["a", "a|b", None], name="author"))  # a has 10 and b 2, c is unknown
+    found = providers.by_size(authors, torch.tensor([8, 4, 100]))
+    assert found.share_out(torch.ones(3)).tolist() == [0.5, 1.5]
+
+
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=12).filter(any), st.randoms(use_true_random=False))
+def test_small_authors_are_smaller_than_large_ones_in_any_order(popularity: list[int], random: Random) -> None:
+    names = [random.choice("abcde") for _ in popularity]
+    order = random.sample(range(len(names)), len(names))
+    authors = providers.column_groups(pd.Series(names, name="author"))
+    shuffled = providers.column_groups(pd.Series([names[place] for place in order], name="author"))
+    found = providers.by_size(authors, torch.tensor(popularity))
+    again = providers.by_size(shuffled, torch.tensor([popularity[place] for place in order]))
+    assert again.group.tolist() == found.group[order].tolist()
+    size = authors.share_out(torch.tensor(popularity))
+    large = torch.zeros(len(size), dtype=torch.bool).index_fill(0, authors.group[found.group == 1], True)
+    assert size[large].sum() >= 0.8 * size.sum()
+    assert (size[large] > size[~large].amax() if (~large).any() else large).all()
+    assert size[large].sum() - size[large].min() * (size[large] == size[large].min()).sum() < 0.8 * size.sum()
 
 
 def test_shares_by_hand() -> None:
     assert providers.share(torch.tensor([1, 3])).tolist() == [0.25, 0.75]
     with pytest.raises(DataError, match="anything to share"):
         providers.share(torch.zeros(2))
+
+
+def test_lift_recall_and_contribution_by_hand() -> None:
+    # A quarter and three quarters of the places, a fifth and four fifths of the interactions.
+    lift = providers.exposure_lift(torch.tensor([1, 3]), torch.tensor([2, 8]))
+    assert lift.tolist() == pytest.approx([1.25, 0.9375])
+    assert providers.provider_recall(torch.tensor([1, 3]), torch.tensor([4, 3])).tolist() == [0.25, 1.0]
+    assert providers.ndcg_contribution(torch.tensor([1.5, 0.5]), 8).tolist() == [0.1875, 0.0625]
+    with pytest.raises(DataError, match="anything to share"):
+        providers.exposure_lift(torch.tensor([1, 3]), torch.zeros(2))
+
+
+@given(amounts)
+def test_lifts_are_1_on_average_over_interactions_and_everywhere_where_lists_follow(trained: torch.Tensor) -> None:
+    lift = providers.exposure_lift(trained.flip(0), trained)
+    assert float((providers.share(trained) * lift).sum()) == pytest.approx(1.0)
+    assert providers.exposure_lift(7 * trained, trained).tolist() == pytest.approx([1.0] * len(trained))
+
+
+@given(amounts)
+def test_recall_of_groups_is_what_equal_opportunity_compares(relevant: torch.Tensor) -> None:
+    hits = relevant // 2
+    expected = scipy.stats.variation(providers.provider_recall(hits, relevant).numpy()) if hits.any() else 0.0
+    assert providers.equal_opportunity(hits, relevant) == pytest.approx(expected)
 
 
 def test_parity_and_opportunity_by_hand() -> None:

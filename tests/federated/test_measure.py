@@ -59,7 +59,14 @@ def small(seed: int = 0, users: int = 90) -> Split:
     """Users of two genders and some of unknown one, a few without a training item, and items that nobody trained on."""
     split = random_split(users, 60, seed)
     gender = pd.DataFrame({"gender": [("F", "M", "M", None)[code % 4] for code in range(users)]})
-    genres = pd.DataFrame({"genres": [("a|b", "b", "c", None)[code % 4] for code in range(60)]})
+    genres = pd.DataFrame(
+        {
+            "genres": [("a|b", "b", "c", None)[code % 4] for code in range(60)],
+            "author": [
+                None if code == 50 else "xyz|x"[code % 4 :: 2] if code < 40 else str(code) for code in range(60)
+            ],
+        }
+    )
     user, item = split.train.user, split.train.item
     train = split.train.take(np.flatnonzero((user >= 3) & (item >= 4) & ((user % 4 == 0) | (item % 2 > 0))))
     train, valid, test = (
@@ -122,6 +129,8 @@ def test_every_row_is_that_of_a_simulation(kind: str) -> None:
         "gender",
         "activity=high",
         "popularity",
+        "author-size=small",
+        "author-size=large",
     }
 
 

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fedrec.errors import DataError, FedrecError
 from fedrec.evaluation import HeldOut, Layout, poisson_weights, secret_weights
+from fedrec.evaluation.accuracy import ndcg_gains
 from fedrec.evaluation.config import Candidates
 from fedrec.evaluation.csr import Csr, rows_of, union_of
 from fedrec.evaluation.diversity import list_weights, mean_over_list
 from fedrec.evaluation.fairness import ACTIVITY
 from fedrec.evaluation.measures import Catalogue, per_list
 from fedrec.evaluation.protocol import accuracy_of
+from fedrec.evaluation.sums import PER_LENGTH
 from fedrec.evaluation.topk import Ranking
 from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.contribution import Contribution, Rows
@@ -194,7 +196,7 @@ class Measure(Query):
             items, hits = lists.items[warm], lists.hits(ranking.relevant)[warm]
             catalogue = self._catalogue(ranking)
             values |= per_list(items, hits, users, catalogue, layout.ks)
-            rows["items"] = self._items(items, hits, users, ranking, catalogue)
+            rows["items"] = self._items(items, hits, users, counts[warm], ranking, catalogue)
             history = catalogue.mean_popularity(users)
             popular = [history, *(mean_over_list(items[:, :k], catalogue.popularity.double()) for k in layout.ks)]
             rows["lists"] = Rows(users, torch.zeros_like(users), torch.stack(popular, dim=1))
@@ -234,22 +236,25 @@ class Measure(Query):
             first += len(labels)
         return torch.stack(columns, dim=1) if columns else torch.zeros(len(users), 0, dtype=torch.int64)
 
-    def _items(self, items: Tensor, hits: Tensor, users: Tensor, ranking: HeldOut, catalogue: Catalogue) -> Rows:
+    def _items(
+        self, items: Tensor, hits: Tensor, users: Tensor, counts: Tensor, ranking: HeldOut, catalogue: Catalogue
+    ) -> Rows:
         """What `ItemCounts` counts, one row for each item that a user has, holds out or is shown."""
         ks, n_items = self.layout.ks, len(catalogue.popularity)
-        width = 2 + 4 * len(ks)
+        width = 2 + PER_LENGTH * len(ks)
         indptr, had = union_of(ranking.known, users, n_items)
         has = torch.repeat_interleave(torch.arange(len(users)), indptr.diff())
         holds, held = rows_of(ranking.relevant, users)
         sees, rank = (items >= 0).nonzero(as_tuple=True)
         seen = torch.zeros(len(sees), width, dtype=torch.float64)
         for place, k in enumerate(ks):
-            within, column = rank < k, 2 + 4 * place
+            within, column = rank < k, 2 + PER_LENGTH * place
             weight = list_weights(items[:, :k])
             seen[within, column] = 1.0
             seen[within, column + 1] = hits[sees, rank][within].double()
             seen[within, column + 2] = weight
             seen[within, column + 3] = weight.square()
+            seen[within, column + 4] = ndcg_gains(hits[:, :k], counts)[sees[within], rank[within]]
         values = torch.zeros(len(had) + len(held), width, dtype=torch.float64)
         values[: len(had), 0] = 1.0
         values[len(had) :, 1] = 1.0
