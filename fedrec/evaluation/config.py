@@ -29,8 +29,8 @@ class EvaluationConfig(Config):
             there is one.
         item_groups: item columns whose exposure is compared, several values joined by "|"; "auto" is popularity
             (tercile of the number of training interactions) and, where known, author. A column's name with "-size"
-            behind it, "author_id-size", is its large and small values, told apart by their training interactions;
-            of an author that is part of "auto".
+            behind it, "author_id-size", is its small, middle and large values by their training interactions; of an
+            author that is part of "auto".
         embedding_dim: dimensions of the item factors that embedding diversity compares; 0 leaves it out.
         bootstrap: resamples of an interval.
     """

@@ -11,17 +11,18 @@ HEAD_SHARE = 0.8
 """Share of all training interactions that the head has; what is left of the catalogue is the long tail."""
 
 
-def long_tail(popularity: Tensor) -> Tensor:
+def long_tail(popularity: Tensor, head: float = HEAD_SHARE) -> Tensor:
     """Which items are in the long tail: [n_items] bool.
 
-    The head is the fewest most popular items that together have `HEAD_SHARE` of all training interactions, as in
-    Elliot; items exactly as popular as the last of them belong to it too, so that codes decide nothing.
+    The head is the fewest most popular items that together have a share of all training interactions, 80% as in Elliot
+    unless told otherwise; items exactly as popular as the last of them belong to it too, so that codes decide nothing.
 
     Args:
         popularity: [n_items] number of training interactions of each item.
+        head: share of all of them that the head has, above 0.
     """
     ranked = popularity.sort(descending=True).values
-    reached = ranked.cumsum(dim=0) >= HEAD_SHARE * popularity.sum().double()  # a float32 cannot count beyond 2²⁴
+    reached = ranked.cumsum(dim=0) >= head * popularity.sum().double()  # a float32 cannot count beyond 2²⁴
     return popularity < ranked[int(reached.long().argmax())]
 
 

@@ -1,7 +1,7 @@
 """Fairness towards those who provide the items: whose items are shown, against what there is and what is wanted.
 
-A provider is a group of items: an author, all small authors, a genre, a tercile of popularity. Exposure is counted in
-places of lists, the first like the last: what Gómez, Boratto and Salamó 2022 call visibility.
+A provider is a group of items: an author, all small authors together, a genre, a tercile of popularity. Exposure is
+counted in places of lists, the first like the last: what Gómez, Boratto and Salamó 2022 call visibility.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from fedrec.data.interactions import Interactions
 from fedrec.errors import ConfigError, DataError, did_you_mean
 from fedrec.evaluation.diversity import divergence, gini
 from fedrec.evaluation.fairness import coefficient_of_variation, terciles
-from fedrec.evaluation.popularity import long_tail
+from fedrec.evaluation.popularity import HEAD_SHARE, long_tail
 
 POPULARITY = "popularity"
 """The column that always exists: tercile of the number of training interactions."""
 
 SIZE = "-size"
 """What stands behind a column's name for its values told apart by size, `by_size`: "author_id-size"."""
+
+LARGEST_SHARE = 0.2
+"""Share of all training interactions that large providers have; with the middle ones it is `popularity.HEAD_SHARE`."""
 
 _AUTHORS = ("author", "author_id")
 
@@ -57,8 +60,8 @@ def item_groups(train: Interactions, columns: Sequence[str] | None = None) -> tu
 
     Args:
         train: its item attributes are the columns, several values of an item joined by "|"; `popularity` is the tercile
-            of the number of training interactions among items that have any, and `author-size`, of a column `author`,
-            has its large and small values, `by_size`.
+            of the number of training interactions among items that have any, and `author-size` has the values of a
+            column `author` by size, `by_size`.
         columns: their names, or None for popularity and, where known, author and author-size.
 
     Raises:
@@ -110,21 +113,22 @@ def column_groups(column: pd.Series) -> ItemGroups:
 
 
 def by_size(providers: ItemGroups, popularity: Tensor) -> ItemGroups:
-    """Small and large providers, each as one group: the long tail of them and the head.
+    """Small, middle and large providers, each as one group.
 
-    Large are the fewest providers whose items together have `popularity.HEAD_SHARE` of all training interactions, and
-    whoever has exactly as many as the last of them, so that no order of equals decides; the others are small, those
-    too whose items nobody trained on. It is the short head and long tail of items (Abdollahpouri, Burke and Mobasher
-    2017) of those who provide them.
+    Large are the fewest providers whose items together have 20% of all training interactions, large and middle the
+    fewest that have 80%, and small all others, those too whose items nobody trained on: head, mid and tail of items
+    (Abdollahpouri et al. 2021) of those who provide them. Whoever has exactly as many as the last of a head belongs to
+    it, so that no order of equals decides.
 
     Args:
         providers: a group for each.
         popularity: [n_items] int64 number of training interactions.
     """
-    large = ~long_tail(providers.share_out(popularity))
-    group = large.long()[providers.group]
-    name = f"{providers.name}{SIZE}"
-    return ItemGroups(name, ("small", "large"), providers.item, group, providers.weight, providers.n_items)
+    sizes = providers.share_out(popularity)
+    at_least = [~long_tail(sizes, head) for head in (HEAD_SHARE, LARGEST_SHARE)]
+    group = torch.stack(at_least).sum(dim=0)[providers.group]
+    labels = ("small", "middle", "large")
+    return ItemGroups(f"{providers.name}{SIZE}", labels, providers.item, group, providers.weight, providers.n_items)
 
 
 def share(amounts: Tensor) -> Tensor:

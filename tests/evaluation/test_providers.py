@@ -31,7 +31,7 @@ def test_item_groups_are_what_is_known() -> None:
     train = split_of(3, 4, [(0, 0), (1, 0), (1, 1), (2, 0)], [], [], items={"author_id": ["x", "y", "x", "z"]}).train
     popularity, author, size = providers.item_groups(train)
     assert (popularity.name, popularity.labels, author.name) == ("popularity", ("low", "middle", "high"), "author_id")
-    assert (size.name, size.labels) == ("author_id-size", ("small", "large"))
+    assert (size.name, size.labels) == ("author_id-size", ("small", "middle", "large"))
     assert popularity.share_out(torch.ones(4)).tolist() == [1.0, 1.0, 0.0]  # items that nobody had are of no tercile
     assert author.share_out(torch.tensor([3, 1, 0, 0])).tolist() == [3.0, 1.0, 0.0]
     with pytest.raises(ConfigError, match="no item column 'autor_id'; did you mean 'author_id'"):
@@ -41,30 +41,31 @@ def test_item_groups_are_what_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("popularity", "small"),
+    ("popularity", "groups"),
     [
-        # Of 20 interactions a has 10, b 6, c 4 and d none: a and b have the first 80%.
-        ([7, 3, 6, 4, 0], [3, 4]),
-        # a 9, b 5, c 6: a and c have 75%, so that b is large too.
-        ([9, 0, 5, 6, 0], [4]),
-        # a 16 and b and c 2 each: a has 80% alone.
-        ([10, 6, 2, 2, 0], [2, 3, 4]),
+        # Of 20 interactions a has 10, b 6, c 4 and d none: a has the first 20%, a and b the first 80%.
+        ([7, 3, 6, 4, 0], [2, 2, 1, 0, 0]),
+        # a 9, b 5, c 6: a and c have 75%, so that b is no small one.
+        ([9, 0, 5, 6, 0], [2, 2, 1, 1, 0]),
+        # a 16 and b and c 2 each: a has 80% alone, and nobody is in the middle.
+        ([10, 6, 2, 2, 0], [2, 2, 0, 0, 0]),
         # a 12, b and c 4 each: either would complete the 80%, and they are equals.
-        ([12, 0, 4, 4, 0], [4]),
+        ([12, 0, 4, 4, 0], [2, 2, 1, 1, 0]),
+        # a and b 7 each, c 4, d 2: either would be the first with 20%.
+        ([3, 4, 7, 4, 2], [2, 2, 2, 1, 0]),
     ],
 )
-def test_large_are_the_fewest_with_four_fifths_of_interactions(popularity: list[int], small: list[int]) -> None:
+def test_sizes_are_the_fewest_with_a_fifth_and_with_four_fifths(popularity: list[int], groups: list[int]) -> None:
     authors = providers.column_groups(pd.Series(["a", "a", "b", "c", "d"], name="author"))
     found = providers.by_size(authors, torch.tensor(popularity))
-    assert (found.name, found.labels, found.n_items) == ("author-size", ("small", "large"), 5)
-    assert found.item[found.group == 0].tolist() == small
-    assert found.item[found.group == 1].tolist() == [item for item in range(5) if item not in small]
+    assert (found.name, found.labels, found.n_items) == ("author-size", ("small", "middle", "large"), 5)
+    assert (found.item.tolist(), found.group.tolist()) == ([0, 1, 2, 3, 4], groups)
 
 
 def test_an_item_of_a_large_and_a_small_author_is_of_each_by_half() -> None:
     authors = providers.column_groups(pd.Series(["a", "a|b", None], name="author"))  # a has 10 and b 2, c is unknown
     found = providers.by_size(authors, torch.tensor([8, 4, 100]))
-    assert found.share_out(torch.ones(3)).tolist() == [0.5, 1.5]
+    assert found.share_out(torch.ones(3)).tolist() == [0.5, 0.0, 1.5]
 
 
 @given(st.lists(st.integers(0, 9), min_size=4, max_size=12).filter(any), st.randoms(use_true_random=False))
@@ -77,10 +78,11 @@ def test_small_authors_are_smaller_than_large_ones_in_any_order(popularity: list
     again = providers.by_size(shuffled, torch.tensor([popularity[place] for place in order]))
     assert again.group.tolist() == found.group[order].tolist()
     size = authors.share_out(torch.tensor(popularity))
-    large = torch.zeros(len(size), dtype=torch.bool).index_fill(0, authors.group[found.group == 1], True)
-    assert size[large].sum() >= 0.8 * size.sum()
-    assert (size[large] > size[~large].amax() if (~large).any() else large).all()
-    assert size[large].sum() - size[large].min() * (size[large] == size[large].min()).sum() < 0.8 * size.sum()
+    for least, share in ((1, 0.8), (2, 0.2)):
+        inside = torch.zeros(len(size), dtype=torch.bool).index_fill(0, authors.group[found.group >= least], True)
+        smallest = size[inside].min()
+        assert size[inside].sum() >= share * size.sum() > size[size > smallest].sum()
+        assert not (size[~inside] >= smallest).any()
 
 
 def test_shares_by_hand() -> None:

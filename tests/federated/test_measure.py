@@ -130,6 +130,7 @@ def test_every_row_is_that_of_a_simulation(kind: str) -> None:
         "activity=high",
         "popularity",
         "author-size=small",
+        "author-size=middle",
         "author-size=large",
     }
 
