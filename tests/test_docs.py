@@ -16,6 +16,7 @@ from fedrec.attacks import ATTACKS
 from fedrec.components import check_spaces
 from fedrec.experiment import read_config
 from fedrec.federated import QUERIES, Devices, LocalEngine
+from fedrec.privacy import PrivacyConfig
 from fedrec.streams import Streams
 from fedrec.testing import CHECKS
 from tests.attacks import planted
@@ -84,11 +85,20 @@ def test_the_privacy_model_names_every_query_that_a_device_answers() -> None:
     assert sorted(re.findall(r"`([a-z-]+)`", " ".join(rows))) == sorted(own)
 
 
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """The files that docs/extending.md calls my_methods.py and my_attacks.py."""
+    modules = {}
+    for name in ("my_methods", "my_attacks"):
+        (code,) = (block for block in blocks("docs/extending.md", "python") if block.startswith(f'"""{name}.py'))
+        modules[name] = ModuleType(name)
+        execute(code, modules[name].__dict__)
+        monkeypatch.setitem(sys.modules, name, modules[name])
+    return modules
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/extending.md"])
 def test_toml_is_valid(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("my_methods")
-    execute(blocks("docs/extending.md", "python")[0], module.__dict__)
-    monkeypatch.setitem(sys.modules, "my_methods", module)
+    own_modules(monkeypatch)
     found = blocks(document, "toml")
     assert found
     for text in found:
@@ -96,6 +106,18 @@ def test_toml_is_valid(document: str, tmp_path: Path, monkeypatch: pytest.Monkey
         path = tmp_path / "experiment.toml"
         path.write_text(whole)
         assert read_config(path).arms
+
+
+def test_the_example_attack_reads_bare_answers_and_says_nothing_through_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, users = own_modules(monkeypatch)["my_attacks"], planted.interactions(30, 40, 5)
+    attack = module.LargestEntry(module.LargestEntryConfig(sums=(1, 20), trials=200))
+    for kind in ("popularity", "ease"):  # counts, and a matrix of items
+        bare, many = attack.run(planted.target(kind, {}, users))
+        assert (bare.case, bare.value, many.case) == ("one answer", 1.0, "sum of 20")
+        assert many.value < 1.0 > bare.chance
+    for found in attack.run(planted.target("popularity", {}, users, PrivacyConfig(noise_multiplier=100.0))):
+        # Right by accident one time in eight: five standard errors of the difference, a false alarm in a million.
+        assert abs(found.value - found.chance) < 5 * (2 * (1 / 8) * (7 / 8) / 200) ** 0.5
 
 
 def test_the_example_attack_is_part_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
