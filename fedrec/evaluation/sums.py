@@ -147,8 +147,7 @@ class Layout:
 
         `users`: a row for all and for each group; users, relevant items, the per-user metrics, squares of accuracy.
         `segments`: a row for each of `SEGMENTS`; users, relevant items, accuracy.
-        `items`: known, wanted, then by length of the list shown, right, weights, squares and gains of
-            `ItemCounts`.
+        `items`: known, wanted, then by length of the list the other five of `ItemCounts`, in their order.
         `lists`: mean popularity of the user's history, then of the list by length.
         `resamples`: by resample, users and the per-user metrics; by group, users and the headline metric.
         """
@@ -177,7 +176,7 @@ class Layout:
             "segments": (1.0, wanted, *one * len(self.accuracy)),
         }
         if self.lists:
-            found |= {"items": one * (2 + 4 * len(self.ks)), "lists": (popular,) * (1 + len(self.ks))}
+            found |= {"items": one * (2 + PER_LENGTH * len(self.ks)), "lists": (popular,) * (1 + len(self.ks))}
         if self.replicates:
             found["resamples"] = tuple(_MOST * bound for bound in (1.0, *per_user, *one * (2 * self.n_groups)))
         return found
