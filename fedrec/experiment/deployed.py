@@ -23,6 +23,7 @@ from fedrec.experiment.deployed_measuring import (
     Catalogue,
     asked_in_test,
     measure_deployed,
+    panel_of,
     require_nodes,
     unpaid_test,
 )
@@ -42,7 +43,7 @@ from fedrec.experiment.store import (
 from fedrec.experiment.summary import write_csv
 from fedrec.experiment.tracking import Logged, require_tracking, tracking
 from fedrec.federated import FederatedRecommender, Federation, groups_asked
-from fedrec.flower import FlowerEngine, Grid, Post, Roll, greet
+from fedrec.flower import FlowerEngine, Grid, Panel, Post, Roll, greet
 from fedrec.recommenders import Disclosure, Training
 from fedrec.streams import Streams
 
@@ -83,6 +84,7 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
     groups_asked(public.labels, config.evaluation)
     with directory.locked():
         facts = _begin(directory, config, roll, left_out)
+        panel = panel_of(directory.path / "panel.json")
         jobs = list(itertools.product(config.arms, config.seeds))
         for number, (arm, seed) in enumerate(jobs, start=1):
             folder = directory.arm(arm.name, seed)
@@ -95,7 +97,7 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
                 tracking(config.tracking, out, config.name, arm.name, seed) as logged,
             ):
                 told = telling(progress, step)
-                _fit_and_test(arm, seed, config, post, roll, public, session, folder, told, logged)
+                _fit_and_test(arm, seed, config, post, roll, public, session, folder, told, logged, panel)
         _write_tables(directory, config)
         facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
         write_json(directory.path / "manifest.json", facts)
@@ -195,6 +197,7 @@ def _fit_and_test(
     folder: ArmDirectory,
     told: Told,
     logged: Logged,
+    panel: Panel,
 ) -> None:
     """Fit an arm with a seed, test it once, and keep what it came to."""
     log.info("%s, seed %d", arm.name, seed)
@@ -238,7 +241,7 @@ def _fit_and_test(
             "words": f"{guarantee['words']} {unpaid}",
         }
     metrics, resampled = measure_deployed(
-        recommender, asked_in_test(engine, arm.privacy), config, seed, public, validated="valid" in roll.parts
+        recommender, asked_in_test(engine, arm.privacy, panel), config, seed, public, validated="valid" in roll.parts
     )
     result = Result(
         metrics=metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from fedrec.data import Public, read_catalogue
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, RunError
 from fedrec.evaluation import MIN_GROUP, MetricRow, group_labels, resampled_means
 from fedrec.experiment.config import ExperimentConfig
+from fedrec.experiment.store import write_json
 from fedrec.federated import Engine, FederatedRecommender, measure
 from fedrec.federated.queries import Evaluate
-from fedrec.flower import FlowerEngine, Roll, fingerprint
+from fedrec.flower import FlowerEngine, MaskedEngine, Panel, Roll, fingerprint
 from fedrec.privacy import PrivacyConfig, Randomness
 from fedrec.privacy.secure_round import sparse_enough
 
@@ -53,9 +55,30 @@ def require_nodes(privacy: PrivacyConfig | None, nodes: int) -> None:
         sparse_enough(nodes, privacy.answering)
 
 
-def asked_in_test(engine: FlowerEngine, privacy: PrivacyConfig | None) -> Engine:
+def asked_in_test(engine: FlowerEngine, privacy: PrivacyConfig | None, panel: Panel) -> Engine:
     """The engine that the test asks: the nodes, or under masks where an arm's trust is not the server's."""
-    return engine.masked(privacy.answering) if privacy is not None and _masked(privacy) else engine
+    return MaskedEngine(engine, privacy.answering, panel) if privacy is not None and _masked(privacy) else engine
+
+
+def panel_of(path: Path) -> Panel:
+    """The nodes of a run's masked tests, which a file keeps: a run that is resumed goes on with them.
+
+    Args:
+        path: of the file; it is written before the first such test is opened.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
+
+    def fix(nodes: tuple[int, ...]) -> None:
+        write_json(path, {"nodes": list(nodes)})
+
+    if not path.exists():
+        return Panel(fix=fix)
+    try:
+        return Panel(tuple(map(int, json.loads(path.read_text())["nodes"])), fix)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); restore the file, or start a new run") from None
 
 
 def unpaid_test(privacy: PrivacyConfig, randomness: Randomness) -> str:

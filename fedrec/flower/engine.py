@@ -21,7 +21,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedrec.errors import ConfigError, DataError, PrivacyError, RunError
-from fedrec.federated import Engine, ParticipationConfig, Query, Totals
+from fedrec.federated import ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.adding import Sums, empty_sums
@@ -318,16 +318,6 @@ class FlowerEngine:
         raise PrivacyError(
             f"privacy.trust = '{privacy.trust}': nodes do not; set 'secagg', or simulate with engine.kind = 'local'"
         )
-
-    def masked(self, answering: float) -> Engine:
-        """The same nodes, which tell sums without a clip under masks alone.
-
-        Args:
-            answering: the least share of nodes that must answer, and keep their secrets.
-        """
-        from fedrec.flower.masked_engine import MaskedEngine  # it is built on this module
-
-        return MaskedEngine(self, answering)
 
     def tensors(self) -> dict[str, Tensor]:
         """The moment that nodes are rolled back to, and earlier ones; they keep their users' state of each."""

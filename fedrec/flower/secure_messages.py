@@ -9,8 +9,8 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -22,16 +22,59 @@ from fedrec.errors import DataError, PrivacyError
 from fedrec.federated import Query, Totals
 from fedrec.flower import secure
 from fedrec.flower.client import SECURE
-from fedrec.flower.engine import FlowerEngine
+from fedrec.flower.engine import FlowerEngine, Roll
 from fedrec.flower.records import size
 from fedrec.flower.requests import Moment, request_alone, request_to_record, require_heading
 from fedrec.privacy import Clip
 from fedrec.privacy.secure_round import sparse_enough
-from fedrec.privacy.secure_sum import Advert, Sealed, Session, add_masked, unmask
+from fedrec.privacy.secure_sum import Advert, Sealed, Session, unmask
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Panel:
+    """The nodes that all of a run's exact sums are over: two over different ones would tell the others' by subtraction.
+
+    Attributes:
+        nodes: their ids, ascending; None until the first such sum is about to be opened.
+        fix: is told of them before it is.
+    """
+
+    nodes: tuple[int, ...] | None = None
+    fix: Callable[[tuple[int, ...]], None] = field(default=lambda nodes: None)
+
+    def among(self, roll: Roll) -> list[int]:
+        """The nodes that are asked.
+
+        Raises:
+            PrivacyError: if one that must be among them has gone.
+        """
+        gone = [node for node in self.nodes or () if node not in roll.nodes]
+        if gone:
+            raise PrivacyError(
+                f"node {gone[0]} is in this run's earlier tests and not connected, and sums without it would tell its "
+                "own by subtraction; start it, then resume, or start a new run"
+            )
+        return list(self.nodes or roll.nodes)
+
+    def require(self, answered: Sequence[int]) -> None:
+        """Take those who answered for the nodes of the run, or hold them against those.
+
+        Raises:
+            PrivacyError: if they are others.
+        """
+        if self.nodes is None:
+            self.nodes = tuple(sorted(answered))
+            self.fix(self.nodes)
+        elif len(answered) < len(self.nodes):
+            missing = sorted(set(self.nodes) - set(answered))
+            raise PrivacyError(
+                f"node {missing[0]} is in this run's earlier tests and did not answer, and sums without it would tell "
+                "its own by subtraction; see that it runs, then resume"
+            )
 
 
 class SecureMessages:
@@ -47,20 +90,26 @@ class SecureMessages:
         self._answering = answering
 
     def sum(
-        self, query: Query, moment: Moment, clip: Clip | None, layout: secure.WordLayout
+        self,
+        query: Query,
+        moment: Moment,
+        clip: Clip | None,
+        layout: secure.WordLayout,
+        panel: Panel | None = None,
     ) -> tuple[dict[str, Tensor], Totals]:
         """The four steps, and the sum that they open.
 
         Args:
             query, moment, clip: what is asked.
             layout: how its tables become words.
+            panel: the nodes that it must be over; None is any that are enough.
 
         Raises:
-            PrivacyError: if too few nodes answer: the sum is not opened, and nothing is learnt.
+            PrivacyError: if too few nodes answer, or not those of the panel: nothing is opened or learnt.
         """
         engine, failed, traffic = self.engine, Counter[str](), Counter[str]()
         request, (round, phase) = engine.request(moment, clip), moment
-        nodes = list(engine.roll.nodes)
+        nodes = list(engine.roll.nodes) if panel is None else panel.among(engine.roll)
         neighbors, threshold = sparse_enough(len(nodes), self._answering)
         order = np.random.default_rng(secrets.randbits(128)).permutation(np.arange(1, len(nodes) + 1)).tolist()
         label = f"{round}/{phase}/{query.kind}/{secrets.token_hex(8)}"
@@ -101,15 +150,21 @@ class SecureMessages:
         asked = request_to_record(query, request)
         layout.write(asked)
         contents = {n: RecordDict({**dict(asked), **dict(secure.boxes_to_record(inbox[n]))}) for n in shared}
-        masked = ask(secure.MASK, contents, partial(secure.masked_from_record, length=layout.length))
+        total = np.zeros(layout.length, dtype=np.uint32)
+
+        def add(number: int, reply: RecordDict) -> None:
+            np.add(total, secure.masked_from_record(number, reply, layout.length).words, out=total)  # and keep none
+
+        answered = set(ask(secure.MASK, contents, add))
         least = max(2, math.ceil(self._answering * len(nodes) - 1e-9))
-        if len(masked) < least:
+        if len(answered) < least:
             raise PrivacyError(
-                f"round {round}: {len(masked)} of {len(nodes)} nodes answered the secure sum of "
+                f"round {round}: {len(answered)} of {len(nodes)} nodes answered the secure sum of "
                 f"'{query.kind}' ({'; '.join(failed)}), and it is opened for {least} or more (privacy.answering "
                 f"= {self._answering}); see that they run, then resume"
             )
-        total, answered = add_masked(session, masked.values())
+        if panel is not None:
+            panel.require([nodes[number - 1] for number in answered])
         survivors = secure.survivors_to_record(sorted(answered))
         revealed = ask(secure.UNMASK, {n: alone(survivors) for n in answered}, secure.shares_from_record)
         opened = unmask(session, list(adverts.values()), shared, total, answered, list(revealed.values()))

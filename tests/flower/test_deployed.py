@@ -20,7 +20,7 @@ from fedrec.errors import ConfigError, PrivacyError, RunError
 from fedrec.evaluation import MetricRow
 from fedrec.experiment import ExperimentConfig, run
 from fedrec.experiment.deployed import run_deployed
-from fedrec.experiment.deployed_measuring import unreported
+from fedrec.experiment.deployed_measuring import panel_of, unreported
 from fedrec.federated.query import QUERIES
 from fedrec.flower import InProcessGrid
 from fedrec.flower.client import Values
@@ -202,7 +202,8 @@ def test_masks_change_no_number_of_a_test(tmp_path: Path, monkeypatch: pytest.Mo
     federation = Federation(tmp_path)
     federation.config = ExperimentConfig.read({**federation.document, "arms": [MASKED]})
     masked = federation.deployed()
-    monkeypatch.setattr("fedrec.experiment.deployed.asked_in_test", lambda engine, privacy: engine)
+    monkeypatch.setattr("fedrec.experiment.deployed.asked_in_test", lambda engine, *_: engine)
+    assert panel_of(masked / "panel.json").nodes == (1, 2, 3)
     plain = federation.deployed("plain")
     found, expected = table(masked / "metrics.csv"), table(plain / "metrics.csv")
     assert list(found.index) == list(expected.index)
@@ -213,6 +214,14 @@ def test_masks_change_no_number_of_a_test(tmp_path: Path, monkeypatch: pytest.Mo
     of = "arms/masked/seed-3/resamples.parquet"
     here, there = (pd.read_parquet(folder / of) for folder in (masked, plain))
     pd.testing.assert_frame_equal(here, there, rtol=0, atol=1e-6)
+
+
+def test_what_says_whom_earlier_tests_are_over_must_be_read(tmp_path: Path) -> None:
+    (tmp_path / "panel.json").write_text("[1, 2]")
+    with pytest.raises(RunError, match=r"panel\.json: cannot be read"):
+        panel_of(tmp_path / "panel.json")
+    panel_of(tmp_path / "other.json").require([3, 1])
+    assert panel_of(tmp_path / "other.json").nodes == (1, 3)
 
 
 def test_what_is_reported_of_a_group_is_of_enough_users(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fedrec.flower import secure
 from fedrec.flower.masked_engine import MaskedEngine
 from fedrec.flower.records import size, tensors
 from fedrec.flower.requests import refused
+from fedrec.flower.secure_messages import Panel
 from fedrec.privacy import Clip
 from fedrec.recommenders.recommender import Tensors
 from fedrec.streams import Streams
@@ -69,10 +70,9 @@ def on(nodes: int, look: Callable[[Message], None] = lambda message: None) -> Ch
     return grid_of(DEVICES, dealt(DEVICES, nodes), look=look)
 
 
-def masked(grid: ChangedReplies, answering: float = 0.9, **settings: Any) -> MaskedEngine:
-    engine = engine_on(grid, timeout=60.0 if grid.change is None else 0.5, **settings).masked(answering)
-    assert isinstance(engine, MaskedEngine)
-    return engine
+def masked(grid: ChangedReplies, answering: float = 0.9, panel: Panel | None = None, **settings: Any) -> MaskedEngine:
+    engine = engine_on(grid, timeout=60.0 if grid.change is None else 0.5, **settings)
+    return MaskedEngine(engine, answering, panel)
 
 
 @pytest.mark.parametrize("nodes", [2, 5, 30])
@@ -153,6 +153,28 @@ def test_a_node_that_is_lost_before_it_answers_is_not_in_the_sum() -> None:
     assert found.failed == {"mask: no answer within 0.5 s": 1}
     with pytest.raises(PrivacyError, match=r"5 of 6 nodes answered .* opened for 6 or more .* then resume"):
         masked(grid, answering=0.9).sum(Census(60), round=1)
+
+
+def test_all_sums_of_a_run_are_over_the_same_nodes() -> None:
+    """A node that is in one of them and not in another would have its own told by subtraction."""
+    grid, fixed = on(6), list[tuple[int, ...]]()
+    panel = Panel(fix=fixed.append)
+    grid.change = lambda reply: None if "words" in reply.content else reply  # of node 2
+    one = masked(grid, answering=0.8, panel=panel).sum(Census(60), round=1)
+    grid.change = None
+    asked: list[Message] = []
+    grid._look = asked.append
+    other = masked(grid, answering=0.8, panel=panel).sum(Census(60), round=2)
+    assert fixed == [(1, 3, 4, 5, 6)]
+    assert torch.equal(one.sums["items"], other.sums["items"])
+    assert {m.metadata.dst_node_id for m in asked if m.metadata.message_type == "query.secure"} >= set(fixed[0])
+    assert 2 not in {m.metadata.dst_node_id for m in asked if m.metadata.message_type == "query.secure"}
+    grid.change, grid.node, asked[:] = (lambda reply: None if "words" in reply.content else reply), 3, []
+    with pytest.raises(PrivacyError, match=r"node 3 is in this run's earlier tests and did not answer.* then resume"):
+        masked(grid, answering=0.8, panel=panel).sum(Census(60), round=3)
+    assert secure.UNMASK not in {m.content["step"]["step"] for m in asked if "step" in m.content}
+    with pytest.raises(PrivacyError, match="node 7 is in this run's earlier tests and not connected"):
+        masked(grid, panel=Panel((1, 2, 7))).sum(Census(60), round=4)
 
 
 def test_what_a_query_did_not_say_is_refused_on_the_node_and_nothing_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
