@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedrec.data import Public, read_catalogue
-from fedrec.errors import ConfigError, RunError
+from fedrec.errors import ConfigError, PrivacyError, RunError
 from fedrec.evaluation import MIN_GROUP, MetricRow, group_labels, resampled_means
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.store import write_json
@@ -51,8 +51,15 @@ def require_nodes(privacy: PrivacyConfig | None, nodes: int) -> None:
     Raises:
         PrivacyError: naming the numbers.
     """
-    if privacy is not None and _masked(privacy):
+    if privacy is None or not _masked(privacy):
+        return
+    try:
         sparse_enough(nodes, privacy.answering)
+    except PrivacyError:
+        raise PrivacyError(
+            f"privacy.trust = '{privacy.trust}', privacy.answering = {privacy.answering}: the sums of a test travel "
+            f"under masks, and {nodes} nodes are too few for that; take more, or a larger privacy.answering"
+        ) from None
 
 
 def asked_in_test(engine: FlowerEngine, privacy: PrivacyConfig | None, panel: Panel) -> Engine:

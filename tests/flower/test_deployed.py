@@ -256,7 +256,7 @@ def test_too_few_nodes_for_masks_are_refused_before_anything_is_trained(tmp_path
     federation = Federation(tmp_path, nodes=1)
     engine = {**federation.document["engine"], "nodes": 1}
     federation.config = ExperimentConfig.read({**federation.document, "arms": [MASKED], "engine": engine})
-    with pytest.raises(PrivacyError, match=r"arms\.masked: a secure sum of 1 users .*: too few are left"):
+    with pytest.raises(PrivacyError, match=r"arms\.masked: privacy\.trust = 'secagg'.* 1 nodes are too few"):
         federation.deployed()
     assert not (tmp_path / "deployed").exists()
 
