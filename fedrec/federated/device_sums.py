@@ -145,7 +145,7 @@ class DistributedNoise:
         return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DiscreteNoise:
     """The noise of each client of one sum of words.
 

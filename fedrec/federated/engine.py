@@ -270,9 +270,9 @@ class LocalEngine:
                     yield Answer(int(asked[0]), key, contributions, clipped=clipped)
             self._fold(drawn.late, query, round, clip)  # for their private state alone
 
-    def taking_part(self, query: Query, round: int) -> int:
-        """How many clients are asked in a round and answer in time, be it with an answer that is refused."""
-        return len(self._participants(query, round).on_time)
+    def taking_part(self, round: int) -> int:
+        """How many clients are drawn in a round and answer in time, be it with an answer that is refused."""
+        return len(self._draw(round).on_time)
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """The users as a cohort, and their state."""
@@ -293,6 +293,9 @@ class LocalEngine:
         if query.everyone:
             everyone = torch.arange(len(self.devices.client_keys), device=self.devices.keys.device)
             return Participants(len(everyone), everyone, everyone[:0])
+        return self._draw(round)
+
+    def _draw(self, round: int) -> Participants:
         if self._drawn is None or self._drawn[0] != round:
             drawn = participants(self.participation, self.devices.client_keys, self._sample.at(round))
             self._drawn = (round, drawn)

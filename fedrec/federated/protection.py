@@ -56,7 +56,7 @@ def protect(
     if privacy.trust == "central":
         sums = ServerNoise(mechanism, source)
     elif of_nodes is not None:
-        sums = of_nodes(privacy, mechanism, source)
+        sums = of_nodes(privacy, mechanism, source, clients)
     elif not is_simulation(engine):
         raise PrivacyError(
             f"privacy.trust = '{privacy.trust}': this engine does not hand over what devices send; set trust = "

@@ -80,6 +80,11 @@ def words_of_answer(answer: Answer, asked: Asked, points: Mapping[Part, FixedPoi
     return words
 
 
+def least_of(clients: int, answering: float) -> int:
+    """The least number of clients that make up a share of them; a sum of one would be an answer."""
+    return max(2, math.ceil(answering * clients - 1e-9))
+
+
 def decoded_words(words: Words, asked: Asked, points: Mapping[Part, FixedPoint]) -> dict[str, Tensor]:
     """The tables that words stand for."""
     found, start = {}, 0
@@ -124,7 +129,7 @@ class SecureWords:
 
     def least(self, users: int) -> int:
         """The least number of answers that a sum of so many clients is opened for."""
-        return max(2, math.ceil(self.answering * users - 1e-9))
+        return least_of(users, self.answering)
 
     def add_up(
         self,

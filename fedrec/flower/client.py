@@ -1,4 +1,7 @@
-"""`client_app`: a node as Flower's ClientApp. What reaches it: a greeting, a query, the steps of a secure sum."""
+"""`client_app`: a node as Flower's ClientApp.
+
+What reaches it: a greeting, the draw of a round's participants, a query, the steps of a secure sum.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from fedrec.flower.node import Holding, Node, Payloads
 from fedrec.flower.records import LARGEST
 from fedrec.flower.stores import ContextStore, FolderStore, Store
 
-GREET, SUM, SECURE = "query.greet", "query.sum", "query.secure"
+GREET, DRAW, SUM, SECURE = "query.greet", "query.draw", "query.sum", "query.secure"
 """The types of the messages."""
 
 Values = Mapping[str, bool | float | int | str]
@@ -38,6 +41,7 @@ def client_app(holding_of: HoldingOf, state_of: Callable[[Values], Path | None] 
     node = partial(_node, holding_of, state_of or _named)
     app = ClientApp()
     app.query("greet")(partial(_greet, node))
+    app.query("draw")(partial(_draw, node))
     app.query("sum")(partial(_answer, node))
     app.query("secure")(partial(_secure, node))
     return app
@@ -60,6 +64,10 @@ def _node(holding_of: HoldingOf, state_of: Callable[[Values], Path | None], cont
 
 def _greet(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
     return Message(node(context).greet(message.content), reply_to=message)
+
+
+def _draw(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
+    return Message(node(context).draw(message.content), reply_to=message)
 
 
 def _answer(node: Callable[[Context], Node], message: Message, context: Context) -> Message:

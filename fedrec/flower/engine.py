@@ -20,22 +20,24 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedrec.errors import ConfigError, DataError, PrivacyError, RunError
+from fedrec.errors import ConfigError, DataError, RunError
 from fedrec.federated import ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.adding import Sums, empty_sums
-from fedrec.flower.client import GREET, SUM
+from fedrec.flower.client import DRAW, GREET, SUM
 from fedrec.flower.node import require_own_draw
 from fedrec.flower.records import LARGEST, NodeAnswer, answer_from_record, require_clipped, size
 from fedrec.flower.requests import (
     Greeting,
     Moment,
     Request,
+    drawn_from_record,
     greeting_from_record,
     greeting_request,
     moments,
     refused,
+    request_alone,
     request_to_record,
     require_heading,
 )
@@ -298,26 +300,42 @@ class FlowerEngine:
             "method with engine.kind = 'local'"
         )
 
-    def private_sums(self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource) -> PrivateSums:
+    def private_sums(
+        self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource, clients: int
+    ) -> PrivateSums:
         """What nodes send where the server is not to see their sums.
 
         Args:
-            privacy: the section.
+            privacy: the section, of another trust than the server's.
             mechanism, source: of the noise.
-
-        Raises:
-            PrivacyError: if nodes cannot send that.
+            clients: of all nodes together.
         """
         from fedrec.flower.masked import MaskedNodes  # they are built on this module
-        from fedrec.flower.noised import NoisedNodes
+        from fedrec.flower.noised import MaskedNoisedNodes, NoisedNodes
 
         if privacy.trust == "secagg":
             return MaskedNodes(self, mechanism, source, privacy.answering)
-        if privacy.trust == "local":
-            return NoisedNodes(self, mechanism, source, privacy.executed)
-        raise PrivacyError(
-            f"privacy.trust = '{privacy.trust}': nodes do not; set 'secagg', or simulate with engine.kind = 'local'"
-        )
+        if privacy.trust == "distributed":
+            return MaskedNoisedNodes(self, source, clients, privacy.answering, privacy.executed)
+        return NoisedNodes(self, mechanism, source, privacy.executed)
+
+    def taking_part(self, request: Request) -> tuple[dict[int, int], Counter[str]]:
+        """How many clients of each node take part in a round; and what keeps nodes from saying so.
+
+        Args:
+            request: of the round.
+        """
+        found, failed = dict[int, int](), Counter[str]()
+        for node, reply in self.post.ask(DRAW, {node: request_alone(request) for node in self.roll.nodes}):
+            try:
+                if isinstance(reply, DataError):
+                    raise reply
+                require_heading(reply, "draw", request)
+                found[node] = drawn_from_record(reply, self.roll.nodes[node].users)
+            except DataError as wrong:
+                failed[_sort_of(wrong)] += 1
+                log.warning("round %d, draw, node %d left out: %s", request.round, node, wrong)
+        return dict(sorted(found.items())), failed
 
     def tensors(self) -> dict[str, Tensor]:
         """The moment that nodes are rolled back to, and earlier ones; they keep their users' state of each."""

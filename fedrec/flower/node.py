@@ -27,6 +27,7 @@ from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_re
 from fedrec.flower.requests import (
     Greeting,
     Request,
+    drawn_to_record,
     greeting_to_record,
     head,
     refusal,
@@ -35,6 +36,8 @@ from fedrec.flower.requests import (
 )
 from fedrec.flower.secure import WordLayout
 from fedrec.flower.stores import Kept, Store
+from fedrec.privacy import SeededNoise, SystemNoise
+from fedrec.privacy.fixed_point import Words
 from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
 
@@ -111,6 +114,15 @@ class Node:
         except FedrecError as error:
             return refusal(str(error))
 
+    def draw(self, record: RecordDict) -> RecordDict:
+        """How many of its clients take part in a round, or a refusal."""
+        try:
+            request = request_from_record(record)
+            _, engine = self._engine(request)
+            return head(drawn_to_record(engine.taking_part(request.round)), "draw", request)
+        except FedrecError as error:
+            return refusal(str(error))
+
     def answer(self, record: RecordDict) -> RecordDict:
         """The sum over its users, or a refusal that names what is wrong with the message."""
         try:
@@ -132,36 +144,38 @@ class Node:
             session, number = secure.session_from_record(record)
             kept = self._kept(request)
             step = secure.step_from(record)
+            noised = False
             if step == secure.ADVERTISE:
                 summand = Summand(number, session)
             else:
-                summand = _begun(kept, session, number)
-            answer, totals = self._step(step, summand, record, request)
-            kept = self._kept(request) if totals is not None else kept
-            state = {"label": session.label, "number": number, **summand.pack()}
+                summand, noised = _begun(kept, session, number)
+            if step == secure.MASK:
+                answer, noised = self._masked(summand, record, request)
+                kept = self._kept(request)
+            else:
+                answer = _step(step, summand, record)
+            if step == secure.UNMASK and noised:
+                kept = replace(kept, opened=max(kept.opened, request.moment))
+            state = {"label": session.label, "number": number, "noised": noised, **summand.pack()}
             latest = min(kept.latest, request.moment)  # a server that goes back has several steps to ask for
             self._store.save(replace(kept, attempt=request.attempt, latest=latest, summand=json.dumps(state)))
             return head(answer, f"secure-{step}", request)
         except FedrecError as error:
             return refusal(str(error))
 
-    def _step(
-        self, step: str, summand: Summand, record: RecordDict, request: Request
-    ) -> tuple[RecordDict, Totals | None]:
-        """A node's answer to a step, and the sum over its users if the step asks for it."""
-        if step == secure.ADVERTISE:
-            return secure.adverts_to_record([summand.advertise()]), None
-        if step == secure.SHARE:
-            return secure.boxes_to_record(summand.share(secure.adverts_from_record(record))), None
-        if step == secure.UNMASK:
-            return secure.shares_to_record(summand.unmask(secure.survivors_from_record(record))), None
-        if step != secure.MASK:
-            raise DataError(f"step '{step}' of a secure sum; there is none such")
+    def _masked(self, summand: Summand, record: RecordDict, request: Request) -> tuple[RecordDict, bool]:
+        """Its masked words, and whether its users' noise is in them."""
         query = self._payloads.read(record, request, self._largest)
-        layout = self._layout(record, query, request, summand.session)
-        secure.require_layout(layout, summand.session)
-        totals = self.sum(query, request)
-        return secure.masked_to_record(summand.mask(layout.words_of(totals), secure.boxes_from_record(record))), totals
+        noise = own_noise(record, query, request)
+        if noise is not None:
+            _require_unopened(self._kept(request), request)
+            secure.require_length(noise.length(query, request), summand.session)
+            words = self._over(query, request, partial(_noised_words, noise, request))
+        else:
+            layout = self._layout(record, query, request, summand.session)
+            secure.require_length(layout.length, summand.session)
+            words = layout.words_of(self.sum(query, request))
+        return secure.masked_to_record(summand.mask(words, secure.boxes_from_record(record))), noise is not None
 
     def _layout(self, record: RecordDict, query: Query, request: Request, session: Session) -> WordLayout:
         """How the sum becomes words: by its clip, or by the query's own bounds.
@@ -204,15 +218,10 @@ class Node:
     def _over(self, query: Query, request: Request, answer: Callable[[LocalEngine, Query, str], T]) -> T:
         """What an engine over its users makes of a query, with the node's secret; state is committed as in `sum`."""
         _require_room(query, request, _ROOM * self._largest)
-        kept = self._kept(request)
-        sample = None
+        kept, engine = self._engine(request)
+        participation = engine.participation
         if request.randomness == "os":
-            kept = replace(kept, secret=kept.secret or secrets.token_hex(32))
             query = query.with_secret(_derived(kept.secret, "measure"))  # the same for all fits, which pairs them
-            sample = Streams(int.from_bytes(_derived(kept.secret, f"participants/{request.session}")))
-        devices = self._holding().devices
-        participation = require_own_draw(request.drawn_by)
-        engine = LocalEngine(devices, Streams(request.seed), participation, sample=sample)
         base = kept.at(request.base)
         if base is not None:
             engine.restore(base)
@@ -220,6 +229,46 @@ class Node:
         same = base is not None and not query.private and participation.late == "discard"
         self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
         return found
+
+    def _engine(self, request: Request) -> tuple[Kept, LocalEngine]:
+        """What is remembered, with a secret if one is needed, and an engine over its users who remember nothing yet."""
+        kept, sample = self._kept(request), None
+        if request.randomness == "os":
+            if not kept.secret:
+                kept = replace(kept, secret=secrets.token_hex(32))
+                self._store.save(kept)
+            sample = Streams(int.from_bytes(_derived(kept.secret, f"participants/{request.session}")))
+        participation = require_own_draw(request.drawn_by)
+        return kept, LocalEngine(self._holding().devices, Streams(request.seed), participation, sample=sample)
+
+
+def _step(step: str, summand: Summand, record: RecordDict) -> RecordDict:
+    """A node's answer to a step that asks nothing of its users."""
+    if step == secure.ADVERTISE:
+        return secure.adverts_to_record([summand.advertise()])
+    if step == secure.SHARE:
+        return secure.boxes_to_record(summand.share(secure.adverts_from_record(record)))
+    if step == secure.UNMASK:
+        return secure.shares_to_record(summand.unmask(secure.survivors_from_record(record)))
+    raise DataError(f"step '{step}' of a secure sum; there is none such")
+
+
+def _noised_words(noise: OwnNoise, request: Request, engine: LocalEngine, query: Query, _: str) -> Words:
+    source = SystemNoise() if request.randomness == "os" else SeededNoise(Streams(request.seed), noise.stream)
+    return noise.words(engine, query, request, source)
+
+
+def _require_unopened(kept: Kept, request: Request) -> None:
+    """Refuse to add other noise to a sum that may have been opened.
+
+    Raises:
+        PrivacyError: if what opens it was revealed.
+    """
+    if request.randomness == "os" and request.moment <= kept.opened:
+        raise PrivacyError(
+            f"round {request.round}, phase {request.phase} may have been opened before, which the server's journal has "
+            "lost; other noise on its sum is a release that no ledger has: start a new run"
+        )
 
 
 def _noised(
@@ -233,8 +282,8 @@ def _derived(secret: str, purpose: str) -> bytes:
     return hashlib.blake2b(purpose.encode(), key=bytes.fromhex(secret), digest_size=32).digest()
 
 
-def _begun(kept: Kept, session: Session, number: int) -> Summand:
-    """The node's side of a secure sum that has begun.
+def _begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
+    """The node's side of a secure sum that has begun, and whether noise of its users went under its mask.
 
     Raises:
         PrivacyError: if it is not this one: what was agreed on has changed, or its secrets are gone.
@@ -242,7 +291,7 @@ def _begun(kept: Kept, session: Session, number: int) -> Summand:
     packed = json.loads(kept.summand) if kept.summand else {}
     if (packed.get("label"), packed.get("number")) != (session.label, number):
         raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
-    return Summand.unpack(number, session, packed)
+    return Summand.unpack(number, session, packed), packed["noised"]
 
 
 def _require_room(query: Query, request: Request, most: int) -> None:

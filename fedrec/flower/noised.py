@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from flwr.app import RecordDict
+from torch import Tensor
 
-from fedrec.errors import DataError
+from fedrec.errors import DataError, PrivacyError
+from fedrec.federated.device_sums import DiscreteNoise, DistributedNoise
 from fedrec.federated.engine import Engine, Totals
 from fedrec.federated.private_sums import Asked
+from fedrec.federated.secure_words import least_of
 from fedrec.flower.adding import CompensatedSum
-from fedrec.flower.engine import FlowerEngine
+from fedrec.flower.engine import FlowerEngine, Roll
 from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.records import ROUNDING, NodeAnswer
 from fedrec.flower.requests import request_to_record
+from fedrec.flower.secure_messages import SecureMessages
 from fedrec.privacy import Mechanism, Part, SeededNoise, Trust, UniformSource
+from fedrec.privacy.fixed_point import Words
 
 _DEVIATIONS = 10.0
 """A Gaussian vector of d entries is longer than √d and so many deviations once in 5e21 (Laurent & Massart 2000)."""
@@ -80,3 +89,105 @@ def _require_noised(answer: NodeAnswer, part: Part, entries: int) -> None:
         raise DataError(
             f"an answer longer than its users' clips and noise; norm {norm:g} of {users} users clipped to {part.clip:g}"
         )
+
+
+class MaskedNoisedNodes:
+    """Nodes add their users' parts of the noise under masks; the server never has a sum without it.
+
+    Mechanism, noise and neighbours are those of `DistributedNoise`, by user, and so are the words, bit by bit. What is
+    lost at a time is a node, with the noise of all its users, so that as large a share of the users must answer as of
+    nodes. Each node first says how many of its users take part, which this trust does not protect.
+
+    Args:
+        engine: the nodes.
+        source: of the run; nodes draw from its seed, or from the operating system.
+        clients: of all nodes together.
+        answering: the least share of nodes, and of the users who take part, that must answer and keep its secrets.
+        executed: whether each user's noise is drawn, or that of a node's users at once.
+    """
+
+    trust: Trust = "distributed"
+
+    def __init__(
+        self, engine: FlowerEngine, source: UniformSource, clients: int, answering: float, executed: bool
+    ) -> None:
+        self._engine = engine
+        self._devices = DistributedNoise(source, clients, answering, executed)
+        self._messages = SecureMessages(engine, answering)
+        self._noise = OwnNoise((), stream_of(source), executed, clients, 0, answering)
+
+    @property
+    def name(self) -> str:
+        """The mechanism in words."""
+        users = [greeting.users for greeting in self._engine.roll.nodes.values()]
+        return (
+            "discrete Gaussian noise of every user, added by its node under masks, of deviation noise multiplier × "
+            f"clip together on every entry if nodes with a share of {self._noise.answering:g} of a sum's users answer "
+            f"and keep their noise to themselves (fewer answer: the sum is not opened; the largest of {len(users)} "
+            f"nodes has {max(users)} of {sum(users)} users), symmetrised where the sum is; fixed-point rounding of "
+            "every answer is counted in the clip"
+        )
+
+    def sum(self, engine: Engine, asked: Asked) -> Totals:
+        """The sum of noised words, decoded.
+
+        Raises:
+            PrivacyError: if nodes of too few users answer: the sum is not opened, and nothing is learnt.
+        """
+        moment = (asked.round, asked.phase)
+        drawn, silent = self._engine.taking_part(self._engine.request(moment, asked.clip))
+        clients = sum(drawn.values())
+        noise = self._devices.noise(asked, clients)
+        if self._noise.executed:
+            noise.require_feasible(max(drawn.values(), default=0))
+        panel = _Clients(drawn, self._noise.answering, f"round {asked.round}, '{asked.query.kind}'")
+        told = replace(self._noise, parts=tuple(asked.parts), drawn=clients)
+        sums, totals = self._messages.sum(asked.query, moment, asked.clip, _Noised(noise, told), panel)
+        failed = dict(silent + Counter(totals.failed))
+        return replace(totals, sums=sums, noised=True, nodes=len(self._engine.roll.nodes), failed=failed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Noised:
+    """The layout of noised words."""
+
+    noise: DiscreteNoise
+    told: OwnNoise
+
+    @property
+    def length(self) -> int:
+        return self.noise.length
+
+    def tables_of(self, words: Words) -> dict[str, Tensor]:
+        return self.noise.tables_of(words)
+
+    def write(self, record: RecordDict) -> None:
+        self.told.write(record)
+
+
+@dataclass(frozen=True)
+class _Clients:
+    """Nodes that must speak for a share of those who take part: one that is lost takes the noise of all of its own.
+
+    Attributes:
+        drawn: node -> how many of its clients take part.
+        answering: the least share of them.
+        place: of the sum, for an error.
+    """
+
+    drawn: Mapping[int, int]
+    answering: float
+    place: str
+
+    def among(self, roll: Roll) -> list[int]:
+        return list(self.drawn)
+
+    def require(self, answered: Sequence[int]) -> None:
+        there, everyone = sum(self.drawn[node] for node in answered), sum(self.drawn.values())
+        least = least_of(everyone, self.answering)
+        if there < least:
+            raise PrivacyError(
+                f"{self.place}: the nodes that answered speak for {there} of {everyone} clients, and the sum is opened "
+                f"for {least} or more (privacy.answering = {self.answering}); see that the largest nodes run, then "
+                "resume"
+            )

@@ -10,17 +10,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedrec.errors import DataError
 from fedrec.federated import LocalEngine, Query, Totals
-from fedrec.federated.device_sums import LocalNoise
+from fedrec.federated.device_sums import DistributedNoise, LocalNoise
 from fedrec.federated.private_sums import Asked
 from fedrec.flower.records import part
 from fedrec.flower.requests import Request
 from fedrec.privacy import BIT, BIT_CLIP, Gaussian, Part, SecretNoise, SeededNoise, UniformSource
+from fedrec.privacy.fixed_point import Words
 from fedrec.streams import Streams
 
 _NOISE = "noise"
@@ -34,26 +35,54 @@ class OwnNoise:
         parts: clip and noise of each table.
         stream: what seeded noise is drawn under; no two fits share it.
         executed: whether each user's noise is drawn, or that of a node's users at once.
+        clients: of all nodes together, where noise goes under masks; 0 where each answer has noise enough for itself.
+        drawn: of these, how many take part in the round.
+        answering: the least share of them that is to have all the noise there need be.
     """
 
     parts: tuple[Part, ...]
     stream: str
     executed: bool
+    clients: int = 0
+    drawn: int = 0
+    answering: float = 1.0
 
     def write(self, record: RecordDict) -> None:
         """Put it into a message."""
         parts = [[list(part.tables), part.clip, part.noise_multiplier] for part in self.parts]
-        record[_NOISE] = ConfigRecord({"parts": json.dumps(parts), "stream": self.stream, "executed": self.executed})
+        record[_NOISE] = ConfigRecord(
+            {
+                "parts": json.dumps(parts),
+                "stream": self.stream,
+                "executed": self.executed,
+                "clients": self.clients,
+                "drawn": self.drawn,
+                "answering": self.answering,
+            }
+        )
 
     def asked(self, query: Query, request: Request) -> Asked:
         """The release that a message asks for."""
         assert request.bound is not None  # by `own_noise`
         return Asked(query, request.round, request.phase, request.bound, self.parts)
 
+    def length(self, query: Query, request: Request) -> int:
+        """Entries of what is sent."""
+        return sum(map(self.asked(query, request).size, self.parts))
+
     def noised(self, engine: LocalEngine, query: Query, request: Request, source: UniformSource) -> Totals:
         """The sum of noised answers. It counts who takes part, and nothing that depends on what they hold."""
         totals = LocalNoise(Gaussian(), source, self.executed).sum(engine, self.asked(query, request))
         return replace(totals, answered=totals.answered + sum(totals.refused.values()), clipped=0, refused={})
+
+    def words(self, engine: LocalEngine, query: Query, request: Request, source: UniformSource) -> Words:
+        """The sum of the users' words and noise, as it goes under a mask.
+
+        Each answer is rounded and noised by itself, so that all nodes together add up to what as many devices would,
+        bit by bit.
+        """
+        devices = DistributedNoise(source, self.clients, self.answering, self.executed)
+        return devices.words(engine, self.asked(query, request), self.drawn)
 
 
 def own_noise(record: RecordDict, query: Query, request: Request) -> OwnNoise | None:
@@ -65,7 +94,7 @@ def own_noise(record: RecordDict, query: Query, request: Request) -> OwnNoise | 
     if _NOISE not in record:
         return None
     values = dict(part(record, _NOISE, ConfigRecord))
-    wanted = {"parts": str, "stream": str, "executed": bool}
+    wanted = {"parts": str, "stream": str, "executed": bool, "clients": int, "drawn": int, "answering": float}
     if {name: type(value) for name, value in values.items()} != wanted:
         raise DataError(f"noise of {sorted(values)}, which needs {sorted(wanted)}")
     try:
@@ -75,12 +104,15 @@ def own_noise(record: RecordDict, query: Query, request: Request) -> OwnNoise | 
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"noise that cannot be read: {error}") from error
     expected = () if request.bound is None else request.bound.parts(query.tables, 1.0)
-    bit = (Part((BIT,), BIT_CLIP, 1.0),)
-    if [replace(one, noise_multiplier=1.0) for one in parts] not in (list(expected), [*expected, *bit]) or not parts:
+    clips = [(one.tables, one.clip) for one in expected]
+    if not parts or [(one.tables, one.clip) for one in parts] not in (clips, [*clips, ((BIT,), BIT_CLIP)]):
         raise DataError(f"noise of {parts}, which is not that of the clips {request.bound}")
     if not all(0 < one.noise_multiplier < float("inf") for one in parts):
         raise DataError("noise without a finite multiplier above 0")
-    return OwnNoise(parts, str(values["stream"]), cast(bool, values["executed"]))
+    found = OwnNoise(parts, **cast(dict[str, Any], {name: values[name] for name in wanted if name != "parts"}))
+    if not (0 <= found.drawn <= found.clients and 0.5 < found.answering <= 1):
+        raise DataError(f"noise of {found.answering} of {found.drawn} of {found.clients} clients")
+    return found
 
 
 def source_of(noise: OwnNoise, record: RecordDict, request: Request, secret: str) -> UniformSource:

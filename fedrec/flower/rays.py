@@ -106,9 +106,11 @@ class RaySimulation(OverEngine):
         """As `FlowerEngine.answers`."""
         return self.engine.answers(query, round=round, phase=phase, clip=clip)
 
-    def private_sums(self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource) -> PrivateSums:
+    def private_sums(
+        self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource, clients: int
+    ) -> PrivateSums:
         """As `FlowerEngine.private_sums`."""
-        return self.engine.private_sums(privacy, mechanism, source)
+        return self.engine.private_sums(privacy, mechanism, source, clients)
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """What some users' devices hold."""

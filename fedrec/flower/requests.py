@@ -197,6 +197,30 @@ def require_heading(record: RecordDict, kind: str, request: Request) -> None:
         )
 
 
+_DRAWN = "drawn"
+
+
+def drawn_to_record(clients: int) -> RecordDict:
+    """How many of a node's clients take part in a round."""
+    return RecordDict({_DRAWN: ConfigRecord({"clients": clients})})
+
+
+def drawn_from_record(record: RecordDict, users: int) -> int:
+    """How many of a node's clients take part in a round.
+
+    Args:
+        record: the message.
+        users: of the node.
+
+    Raises:
+        DataError: if it is not the number of some of the node's users.
+    """
+    clients = part(record, _DRAWN, ConfigRecord).get("clients")
+    if type(clients) is not int or not 0 <= clients <= users:
+        raise DataError(f"{clients!r} clients of a node of {users} users take part")
+    return clients
+
+
 _REFUSED = "refused"
 
 

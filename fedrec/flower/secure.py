@@ -89,21 +89,25 @@ class Layout:
         )
 
 
-class WordLayout(Protocol):
-    """How the tables of a sum become words."""
+class SumLayout(Protocol):
+    """How the tables of a sum become words, as far as the server needs it."""
 
     @property
     def length(self) -> int:
         """Words of a sum."""
-
-    def words_of(self, totals: Totals) -> Words:
-        """A node's sum as words."""
 
     def tables_of(self, words: Words) -> dict[str, torch.Tensor]:
         """The tables that words stand for."""
 
     def write(self, record: RecordDict) -> None:
         """Put into a message what a node needs beside the query."""
+
+
+class WordLayout(SumLayout, Protocol):
+    """How the tables of a sum become words, where a node's sum does."""
+
+    def words_of(self, totals: Totals) -> Words:
+        """A node's sum as words."""
 
 
 def session_to_record(session: Session, number: int) -> ConfigRecord:
@@ -305,11 +309,11 @@ def _columns(record: RecordDict, name: str, *columns: str) -> list[list[Any]]:
     return lists
 
 
-def require_layout(layout: WordLayout, session: Session) -> None:
+def require_length(length: int, session: Session) -> None:
     """Refuse a query of other tables than were agreed on.
 
     Raises:
         PrivacyError: naming both lengths.
     """
-    if layout.length != session.length:
-        raise PrivacyError(f"a secure sum of {session.length} words, and a query of {layout.length}")
+    if length != session.length:
+        raise PrivacyError(f"a secure sum of {session.length} words, and a query of {length}")

@@ -11,7 +11,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -32,6 +32,16 @@ from fedrec.privacy.secure_sum import Advert, Sealed, Session, unmask
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Electorate(Protocol):
+    """Whom a sum is asked of, and who of them must answer beside a share of nodes."""
+
+    def among(self, roll: Roll) -> list[int]:
+        """The nodes that are asked."""
+
+    def require(self, answered: Sequence[int]) -> None:
+        """Raise a PrivacyError if the sum of these nodes is not to be opened."""
 
 
 @dataclass(eq=False)
@@ -94,8 +104,8 @@ class SecureMessages:
         query: Query,
         moment: Moment,
         clip: Clip | None,
-        layout: secure.WordLayout,
-        panel: Panel | None = None,
+        layout: secure.SumLayout,
+        panel: Electorate | None = None,
     ) -> tuple[dict[str, Tensor], Totals]:
         """The four steps, and the sum that they open.
 
@@ -105,7 +115,7 @@ class SecureMessages:
             panel: the nodes that it must be over; None is any that are enough.
 
         Raises:
-            PrivacyError: if too few nodes answer, or not those of the panel: nothing is opened or learnt.
+            PrivacyError: if too few nodes answer, or not those that the panel wants: nothing is opened or learnt.
         """
         engine, failed, traffic = self.engine, Counter[str](), Counter[str]()
         request, (round, phase) = engine.request(moment, clip), moment

@@ -43,6 +43,7 @@ class Kept:
         latest: the moment that was answered last.
         states: moment -> the users' private state, as `LocalEngine.tensors` gives it.
         summand: the node's side of a secure sum that has begun, as JSON; "" is none.
+        opened: the last moment of whose noised words the node has revealed what opens their sum; (0, 0) is none.
         secret: of the run, from which the node draws what no seed is to tell; "" is not drawn yet.
     """
 
@@ -52,6 +53,7 @@ class Kept:
     states: Mapping[Moment, Mapping[str, Tensor]] = field(default_factory=dict)
     secret: str = ""
     summand: str = ""
+    opened: Moment = (0, 0)
 
     @property
     def run(self) -> str:
@@ -90,7 +92,7 @@ def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
                 packed[names[id(tensor)]] = tensor
             states.setdefault(f"{round}/{phase}", {})[name] = names[id(tensor)]
     facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest)}
-    facts |= {"secret": kept.secret, "summand": kept.summand}
+    facts |= {"secret": kept.secret, "summand": kept.summand, "opened": list(kept.opened)}
     return packed, json.dumps({**facts, "states": states})
 
 
@@ -100,8 +102,8 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
     for moment, state in facts["states"].items():
         round, phase = map(int, moment.split("/"))
         states[round, phase] = {name: packed[place] for name, place in state.items()}
-    round, phase = facts["latest"]
-    return Kept(facts["session"], facts["attempt"], (round, phase), states, facts["secret"], facts["summand"])
+    latest, opened = ((round, phase) for round, phase in (facts["latest"], facts["opened"]))
+    return Kept(facts["session"], facts["attempt"], latest, states, facts["secret"], facts["summand"], opened)
 
 
 class ContextStore:

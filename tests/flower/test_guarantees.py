@@ -311,3 +311,120 @@ def test_noise_that_is_not_in_proportion_to_the_clip_is_refused_by_a_node(device
     for length[0], refused in ((most, 0), (most * 1.001, 1)):
         totals = sums.sum(engine, Asked(Count(25), 2, 0, Clip(1.2), (Part(("count",), 1.2, 1.5),)))
         assert sum(totals.failed.values()) == refused
+
+
+@pytest.mark.parametrize("method", [ego, spectral, neural], ids=["training", "gram", "clips by table"])
+def test_nodes_add_their_users_noise_under_masks_as_devices_would(
+    devices: Devices, method: Callable[[], FederatedMethod]
+) -> None:
+    """Bit by bit: each answer is rounded and noised by itself, in proportion to how many take part."""
+    privacy: dict[str, Any] = {"trust": "distributed"}
+    privacy |= {"clip": {"items": 0.3, "network": 0.4}} if method is neural else {}
+    local, remote = both(devices, lambda: arm(method(), privacy, {"rate": 0.7, "dropout": 0.2}))
+    assert apart(local, remote) < 1e-9
+    assert local.guarantee is not None
+    assert remote.guarantee is not None
+    assert (remote.guarantee.accountant, remote.guarantee.epsilon) == ("rdp", local.guarantee.epsilon)
+    words = remote.guarantee.in_words()
+    assert "if nodes with a share of 0.9 of a sum's users answer and keep their noise to themselves" in words
+    assert "the largest of 4 nodes has 16 of 40 users" in words
+    assert "a node knows that of its own users" in words
+
+
+def test_bits_of_an_adaptive_clip_go_under_the_masks_of_nodes(devices: Devices) -> None:
+    privacy = {"trust": "distributed", "adaptive": {"rate": 0.5, "share": 0.2}, "clip": 0.3}
+    local, remote = both(devices, lambda: arm(ego(), privacy))
+    assert apart(local, remote) < 1e-9
+
+
+TENS = [list(range(10)), list(range(10, 17)), list(range(17, 27)), list(range(27, 40))]
+
+
+def silent(grid: ChangedReplies, node: int) -> ChangedReplies:
+    """A grid of which one node is lost after it has said who takes part, and shared its keys."""
+
+    def change(reply: Message) -> Message:
+        if "words" in reply.content:
+            del reply.content["words"]
+        return reply
+
+    grid.node, grid.change = node, change
+    return grid
+
+
+@pytest.mark.parametrize("executed", [True, False], ids=["users", "nodes"])
+@pytest.mark.parametrize("lost", [False, True], ids=["all", "least"])
+def test_noise_under_masks_is_what_is_stated_and_the_least_share_has_it(
+    devices: Devices, executed: bool, lost: bool
+) -> None:
+    """Of 40 users 30 must answer. A node of 10 is lost, with their noise, and what is left is just enough."""
+    privacy = {"trust": "distributed", "answering": 0.75, "executed": executed}
+    wide = Devices(devices.keys, devices.indptr, devices.items, 500)
+    there = wide.take(torch.arange(10, 40)) if lost else wide
+    exact = LocalEngine(there, Streams(0)).sum(Count(500), round=1, clip=Clip(1.2)).sums["count"]
+    noise = []
+    for seed in range(8):
+        grid = grid_of(wide, TENS)
+        engine = engine_on(silent(grid, 1) if lost else grid, seed=seed)
+        noise.append(protected(engine, privacy, seed).sum(Count(500), round=1).sums["count"] - exact)
+    variance = (1.5 * 1.2) ** 2 * (1 if lost else 40 / 30)
+    # Of items that somebody has, and of those that nobody does: six deviations, 1 false alarm in 500 million.
+    for found in (torch.stack(noise)[:, :25], torch.stack(noise)[:, 25:]):
+        assert abs(float(found.square().mean()) / variance - 1) < 6 * (2 / found.numel()) ** 0.5
+
+
+def test_a_sum_is_not_opened_without_a_large_node_whose_noise_it_needs(devices: Devices) -> None:
+    """Three of four nodes answer, which is enough of nodes; they speak for 27 users of 40, which is not of users."""
+    grid = silent(grid_of(devices, TENS), 4)
+    engine = protected(engine_on(grid), {"trust": "distributed", "answering": 0.75})
+    with pytest.raises(PrivacyError, match=r"speak for 27 of 40 clients, and the sum is opened for 30 or more"):
+        engine.sum(Count(25), round=1)
+    assert not engine.ledger.releases
+    exact = protected(engine_on(grid), {"trust": "secagg", "answering": 0.75})
+    exact.sum(Count(25), round=1)  # whose noise is the server's
+
+
+def test_of_a_sum_with_noise_of_nodes_no_message_holds_more_than_masks_and_who_takes_part(devices: Devices) -> None:
+    seen: list[Message] = []
+    half = ParticipationConfig(rate=0.5)
+    engine = engine_on(grid_of(devices, PARTS, look=seen.append), participation=half)
+    schedule = Schedule(COUNT.releases, 0.5, "independent")
+    section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, trust="distributed")
+    released = protect(engine, schedule, section, SeededNoise(Streams(3)), 40).sum(Count(25), round=1)
+    assert (released.nodes, released.failed, released.answered, released.clipped) == (4, {}, 0, 0)
+    answers = [m.content for m in seen if m.metadata.reply_to_message_id and "greeting" not in m.content]
+    assert {name for answer in answers for name in answer} == {"answer", "drawn", "keys", "boxes", "words", "shares"}
+    drawn = [int(str(answer["drawn"]["clients"])) for answer in answers if "drawn" in answer]
+    expected = [LocalEngine(devices.take(torch.tensor(p)), Streams(3), half).sum(Count(25), round=1) for p in PARTS]
+    assert drawn == [totals.answered for totals in expected]
+
+
+def test_nodes_that_lie_about_who_takes_part_are_left_out(devices: Devices) -> None:
+    grid = grid_of(devices, PARTS)
+
+    def change(reply: Message) -> Message:
+        if "drawn" in reply.content:
+            reply.content["drawn"]["clients"] = 8
+        return reply
+
+    grid.change = change
+    released = protected(engine_on(grid), {"trust": "distributed", "answering": 0.7}).sum(Count(25), round=1)
+    assert released.failed == {"8 clients of a node of 7 users take part": 1}
+
+
+def test_a_sum_that_may_have_been_opened_gets_no_other_noise(devices: Devices) -> None:
+    """Of the operating system's; a sum that was not opened is asked for again."""
+    grid = silent(grid_of(devices, TENS), 4)
+    privacy = {"trust": "distributed", "answering": 0.75}
+
+    def asked() -> torch.Tensor:
+        engine = engine_on(grid, randomness="os")
+        engine.restore({"moment": torch.tensor([0, 0]), "kept": torch.zeros(0, 2, dtype=torch.int64)})
+        return protected(engine, privacy).sum(Count(25), round=1).sums["count"]
+
+    with pytest.raises(PrivacyError, match="speak for 27 of 40 clients"):
+        asked()
+    grid.change = None
+    asked()
+    with pytest.raises(PrivacyError, match=r"0 of 4 nodes answered the secure sum .* may have been opened before"):
+        asked()

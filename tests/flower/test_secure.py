@@ -185,10 +185,3 @@ def test_a_guarantee_over_masked_nodes_is_that_over_plain_ones(devices: Devices,
         assert private.sums.trust == trust
     assert (found[0] - found[1]).abs().max() < 1e-5
     assert not torch.equal(*found)
-
-
-def test_other_trusts_are_refused_on_nodes(devices: Devices) -> None:
-    schedule = Schedule((PlannedRelease(query="count", draws=2, clip=1.5),), rate=1.0)
-    privacy = PrivacyConfig(noise_multiplier=2.0, delta=1e-3, trust="distributed")
-    with pytest.raises(PrivacyError, match=r"set 'secagg', or simulate"):
-        protect(engine_on(grid(devices, 3)), schedule, privacy, SeededNoise(Streams(3)), 40)
