@@ -168,6 +168,25 @@ def test_a_damaged_store_and_a_full_disk_are_said(devices: Devices, tmp_path: Pa
     assert any("damaged" in reason for reason in totals.failed)
 
 
+def test_a_folder_holds_several_runs_at_a_time_and_forgets_old_ones(
+    devices: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs take turns on the same nodes, and each finds its users as it left them."""
+    monkeypatch.setattr("fedrec.flower.stores.RUNS", 2)
+    grid, alone = grid_of(devices, dealt(devices, 2), state=tmp_path), LocalEngine(devices, Streams(3))
+    one, other = (engine_on(grid, session=f"{run}.arm.3") for run in ("one", "other"))
+    state = trained(METHOD, alone, [1])
+    for engine in (one, other):
+        trained(METHOD, engine, [1])
+    query = METHOD.memory(state)
+    expected = [alone.sum(query, round=round).sums["items"] for round in (2, 3)]
+    for round, wanted in zip((2, 3), expected, strict=True):
+        for engine in (one, other):
+            assert (engine.sum(query, round=round).sums["items"] - wanted).abs().max() < 1e-12
+    engine_on(grid, session="later.arm.3").sum(Count(25), round=1)
+    assert {path.name.partition(".")[0] for path in (tmp_path / "1").iterdir()} == {"other", "later"}
+
+
 def test_noise_goes_on_a_clipped_sum_of_nodes(devices: Devices) -> None:
     schedule = Schedule((PlannedRelease(query="count", draws=2, clip=1.5),), rate=1.0)
     sigma = schedule.noise_multipliers(2.0)
