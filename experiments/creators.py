@@ -37,8 +37,8 @@ K = 10
 RESAMPLES = 1000
 GROUPS = ("small", "middle", "large")
 TITLES = {
-    "provider-recall": "of what users hold out, lists show",
-    "exposure-lift": "exposure over training interactions",
+    "provider-recall": "recall@10 of their items",
+    "exposure-lift": "exposure lift@10",
     "ndcg-contribution": "part of NDCG@10",
 }
 Estimates = Mapping[str, Tensor]
@@ -120,25 +120,21 @@ def measured(run: RunDirectory, arms: Arms, column: str) -> dict[str, Estimates]
 
 
 def table(arms: Arms, found: Mapping[str, Estimates]) -> list[str]:
-    """A row an arm: recall of each group and what is kept of it without a guarantee, lift, and parts of NDCG."""
-    heads = ["", "ε"]
-    heads += [f"{head} {group}" for group in GROUPS for head in ("recall@10", "kept,")]
-    heads += [f"{head} {group}" for head in ("lift@10", "NDCG@10 by") for group in GROUPS]
+    """A row an arm: recall of each group and what is kept of that without a guarantee, and lift."""
+    heads = ["", "ε", *(f"recall@10, {group}" for group in GROUPS)]
+    heads += [*(f"kept, {group}" for group in GROUPS), *(f"lift@10, {group}" for group in GROUPS)]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for method, of in arms.items():
         for epsilon, arm in of.items():
             cells = [f"`{method}`", "∞" if math.isinf(epsilon) else f"{epsilon:g}"]
             recall, bare = found[arm]["provider-recall"], found[of[math.inf]]["provider-recall"]
-            for group in range(len(GROUPS)):
-                value, low, high = interval(recall[:, group])
+            for value, low, high in map(interval, recall.T):
                 cells.append(f"{number(value)} [{number(low)}, {number(high)}]")
-                nothing = (
-                    math.isinf(epsilon) or (bare[:, group] == 0).any()
-                )  # in some resample there is nothing to keep
-                kept = interval(recall[:, group] / bare[:, group])
-                cells.append("" if nothing else "{:.0%} [{:.0%}, {:.0%}]".format(*kept))
-            for name in ("exposure-lift", "ndcg-contribution"):
-                cells += [number(float(value)) for value in found[arm][name][0]]
+            for some, whole in zip(recall.T, bare.T, strict=True):
+                # In some resample of a group that is hardly ever found there is nothing to keep.
+                nothing = math.isinf(epsilon) or bool((whole == 0).any())
+                cells.append("" if nothing else "{:.0%} [{:.0%}, {:.0%}]".format(*interval(some / whole)))
+            cells += [number(float(value)) for value in found[arm]["exposure-lift"][0]]
             rows.append("| " + " | ".join(cells) + " |")
     return rows
 
@@ -163,12 +159,14 @@ def picture(arms: Arms, found: Mapping[str, Estimates]) -> Figure:
         figure = Figure(figsize=(9.0, 9.0), layout="constrained")
         panels = figure.subplots(len(TITLES), len(GROUPS), sharex=True)
         for row, (name, title) in zip(panels, TITLES.items(), strict=True):
-            for place, (panel, group) in enumerate(zip(row, GROUPS, strict=True)):
+            for place, panel in enumerate(row):
                 for method, of in arms.items():
                     values = {epsilon: interval(found[arm][name][:, place]) for epsilon, arm in of.items()}
                     line(panel, method, looks[method], values)
-                panel.set_title(f"{group} creators: {title}")
                 panel.set_ylim(bottom=0)
+            row[0].set_ylabel(title)
+        for panel, group in zip(panels[0], GROUPS, strict=True):
+            panel.set_title(f"{group} creators")
         figure.supxlabel("ε, on a logarithmic scale; rightmost: no guarantee")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
     return figure
