@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import ConfigError, DataError
@@ -68,6 +68,7 @@ def test_an_item_of_a_large_and_a_small_author_is_of_each_by_half() -> None:
     assert found.share_out(torch.ones(3)).tolist() == [0.5, 0.0, 1.5]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=4, max_size=12).filter(any), st.randoms(use_true_random=False))
 def test_small_authors_are_smaller_than_large_ones_in_any_order(popularity: list[int], random: Random) -> None:
     names = [random.choice("abcde") for _ in popularity]
