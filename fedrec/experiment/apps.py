@@ -13,6 +13,7 @@ from fedrec.experiment.config import parse_config
 from fedrec.experiment.deployed import run_deployed
 from fedrec.experiment.runner import default_folder
 from fedrec.flower import Grid, Values, server_app
+from fedrec.flower.internals import keep_to_a_line
 from fedrec.flower.node_app import experiment_text
 
 log = logging.getLogger("fedrec")
@@ -25,6 +26,7 @@ def serve(grid: Grid, run_config: Values) -> None:
     submitted the run.
     """
     _speak()
+    keep_to_a_line(FedrecError)
     try:
         text, overrides = experiment_text(run_config)
         config = parse_config(text, "experiment", overrides)

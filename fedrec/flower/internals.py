@@ -35,6 +35,32 @@ def stand_in_for_a_task() -> None:
             setattr(TaskIdentity, name, 1)
 
 
+class _Told(logging.Filter):
+    """Lets pass every record but those of exceptions that have been told.
+
+    Args:
+        of: their type.
+    """
+
+    def __init__(self, of: type[Exception]) -> None:
+        super().__init__()
+        self.of = of
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown."""
+        return not (record.exc_info and isinstance(record.exc_info[1], self.of))
+
+
+def keep_to_a_line(of: type[Exception]) -> None:
+    """Keep Flower from logging the traceback of an app's exception of a type that the app has told in a line itself.
+
+    A ServerApp that raises ends its run as failed, and Flower's logger shows the exception with all that led to it.
+    """
+    flower = logging.getLogger("flwr")
+    if not any(isinstance(known, _Told) and known.of is of for known in flower.filters):
+        flower.addFilter(_Told(of))
+
+
 def run_on_ray(server: ServerApp, client: ClientApp, nodes: int, backend: Mapping[str, Mapping[str, object]]) -> None:
     """Flower's simulation from Python, which Flower would rather have started by `flwr run`.
 

@@ -40,7 +40,7 @@ def asked(groups: tuple[str, ...] = ("group", "activity"), **engine: Any) -> Exp
         {
             "name": "tiny",
             "seeds": [0, 1],
-            "data": {"name": "synthetic", "synthetic": {"users": 50, "items": 40, "interactions": 8}},
+            "data": {"name": "synthetic", "synthetic": {"users": 100, "items": 40, "interactions": 8}},
             "evaluation": {"k": [5, 10], "bootstrap": 100, "groups": list(groups)},
             "arms": ARMS,
             "engine": {"precision": "float64", **engine},
@@ -105,8 +105,8 @@ def test_a_catalogue_that_is_not_the_nodes_is_refused(tmp_path: Path) -> None:
     config = asked(kind="flower", nodes=2, catalogue=str(tmp_path / "other.parquet"))
     nodes = grid(config, tmp_path / "shards", 2)
     pd.read_parquet(tmp_path / "shards" / "catalogue.parquet").iloc[1:].to_parquet(tmp_path / "other.parquet")
-    (tmp_path / "federation.json").write_text(json.dumps({"users": 50, "columns": {}}))
-    with pytest.raises(ConfigError, match="38 items, and not those of the nodes' catalogue"):
+    (tmp_path / "federation.json").write_text(json.dumps({"users": 100, "columns": {}}))
+    with pytest.raises(ConfigError, match="39 items, and not those of the nodes' catalogue"):
         run_deployed(config, nodes, tmp_path / "deployed")
     with pytest.raises(ConfigError, match="no user column 'group'; valid: activity"):
         run_deployed(asked(kind="flower", nodes=2), nodes, tmp_path / "deployed")
