@@ -77,7 +77,7 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
     roll = greet(post, config.engine.nodes, PATIENCE)
     for arm in config.arms:
         with naming(f"arms.{arm.name}"):
-            _recommender(arm, config).check_size(roll.n_users, roll.n_items)
+            _recommender(arm, config).check_size(roll.n_users, roll.n_items, silos=_silos(arm, roll))
             require_nodes(arm.privacy, len(roll.nodes))
     config.evaluation.require_catalogue(roll.n_items)
     public = Catalogue.of(config, roll)
@@ -120,11 +120,19 @@ def _federated(config: ExperimentConfig) -> ExperimentConfig:
                 arm.name,
                 arm.method.kind,
             )
-        elif arm.population is not None and arm.population.kind == "silos":
-            raise ConfigError(f"arms.{arm.name}.population: nodes cannot tell who is in which silo; set kind = 'users'")
+        elif arm.population is not None and arm.population.kind == "silos" and arm.population.rule != "attribute":
+            raise ConfigError(
+                f"arms.{arm.name}.population.rule = '{arm.population.rule}': nodes cannot tell who is in which silo; "
+                "set 'attribute', by which each node is one, or kind = 'users'"
+            )
     if not arms:
         raise ConfigError("arms: none is federated, and a deployment has no place where all data are; run it locally")
     return config.model_copy(update={"arms": tuple(arms)})
+
+
+def _silos(arm: ArmConfig, roll: Roll) -> int | None:
+    """How many silos there are, each node being one; None where every user is a client."""
+    return len(roll.nodes) if arm.population is not None and arm.population.kind == "silos" else None
 
 
 def _recommender(arm: ArmConfig, config: ExperimentConfig) -> FederatedRecommender:
@@ -225,13 +233,14 @@ def _fit_and_test(
         seed=seed,
         participation=arm.participation,
         randomness=config.engine.randomness,
+        silo=arm.population.by or "" if arm.population is not None else "",
         rollbacks=recommender.rollbacks,
     )
     streams, dtype, device = Streams(seed), config.engine.dtype, training.torch_device
     federation = Federation(roll.n_users, roll.n_items, streams, dtype, device)
     looks = recommender.method.stopping.patience > 0 and "valid" in roll.parts
     watched = _Watched(config.evaluation.metric, seed) if looks else None
-    recommender.fit_over(engine, federation, training, watched, journal=folder.journal)
+    recommender.fit_over(engine, federation, training, watched, _silos(arm, roll), folder.journal)
     seconds = checkpoints.seconds
     guarantee = None if recommender.guarantee is None else recommender.guarantee.as_dict()
     if guarantee is not None and arm.privacy is not None:

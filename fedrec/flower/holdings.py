@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fedrec.data.interactions import Vocabulary
-from fedrec.errors import DataError
+from fedrec.data.sharding import FEDERATION
+from fedrec.errors import ConfigError, DataError
 from fedrec.federated import Devices, HeldOutItems
 
 
@@ -54,6 +56,28 @@ def load_devices(path: Path) -> Devices:
         tensors.get("silo"),
         {name: _held_out(tensors, f"held_out/{name}") for name in names},
     )
+
+
+def as_one_silo(devices: Devices, column: str) -> Devices:
+    """The users as one client.
+
+    Args:
+        devices: of a node.
+        column: by which users are in silos.
+
+    Raises:
+        ConfigError: if the node does not know it of its users, or they are in several.
+    """
+    test = devices.held_out.get("test")
+    codes = None if test is None else test.groups.get(column)
+    if codes is None:
+        raise ConfigError(f"population.by = '{column}': no column that {FEDERATION} names and the node's users have")
+    if bool((codes != codes[0]).any()):
+        raise ConfigError(
+            f"population.by = '{column}': the node's users differ in it, and a node is one silo; deal users to nodes "
+            "by it, or set population.kind = 'users'"
+        )
+    return replace(devices, silo=torch.zeros(len(devices), dtype=torch.int64))
 
 
 def _held_out(tensors: dict[str, Tensor], place: str) -> HeldOutItems:

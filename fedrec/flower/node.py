@@ -22,6 +22,7 @@ from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
 from fedrec.flower import secure
 from fedrec.flower.exact_layout import exact_layout
+from fedrec.flower.holdings import as_one_silo
 from fedrec.flower.own_noise import OwnNoise, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.requests import (
@@ -239,7 +240,9 @@ class Node:
                 self._store.save(kept)
             sample = Streams(int.from_bytes(_derived(kept.secret, f"participants/{request.session}")))
         participation = require_own_draw(request.drawn_by)
-        return kept, LocalEngine(self._holding().devices, Streams(request.seed), participation, sample=sample)
+        devices = self._holding().devices
+        devices = as_one_silo(devices, request.silo) if request.silo else devices
+        return kept, LocalEngine(devices, Streams(request.seed), participation, sample=sample)
 
 
 def _step(step: str, summand: Summand, record: RecordDict) -> RecordDict:

@@ -53,7 +53,7 @@ class NoisedNodes:
     def name(self) -> str:
         """The mechanism in words."""
         return (
-            "on each node, for each of its users, with twice the clip, by which two answers of one user differ: "
+            "on each node, for each client there, with twice the clip, by which two answers of one client differ: "
             f"{self._mechanism.name}"
         )
 
@@ -121,11 +121,11 @@ class MaskedNoisedNodes:
         """The mechanism in words."""
         users = [greeting.users for greeting in self._engine.roll.nodes.values()]
         return (
-            "discrete Gaussian noise of every user, added by its node under masks, of deviation noise multiplier × "
-            f"clip together on every entry if nodes with a share of {self._noise.answering:g} of a sum's users answer "
-            f"and keep their noise to themselves (fewer answer: the sum is not opened; the largest of {len(users)} "
-            f"nodes has {max(users)} of {sum(users)} users), symmetrised where the sum is; fixed-point rounding of "
-            "every answer is counted in the clip"
+            "discrete Gaussian noise of every client, added by its node under masks, of deviation noise multiplier × "
+            f"clip together on every entry if nodes with a share of {self._noise.answering:g} of a sum's clients "
+            "answer and keep their noise to themselves (fewer answer: the sum is not opened; the largest of "
+            f"{len(users)} nodes has {max(users)} of {sum(users)} users), symmetrised where the sum is; fixed-point "
+            "rounding of every answer is counted in the clip"
         )
 
     def sum(self, engine: Engine, asked: Asked) -> Totals:

@@ -158,18 +158,20 @@ def answer_from_record(
     return NodeAnswer(found, numbers, refused)
 
 
-def require_clipped(answer: NodeAnswer, clip: Clip) -> None:
+def require_clipped(answer: NodeAnswer, clip: Clip, clients: int | None = None) -> None:
     """Refuse what clipped contributions cannot add up to: a node moves a sum by no more than its users may.
 
     Args:
         answer: of a node that was asked to clip.
-        clip: of one user's contribution, over all tables or by table.
+        clip: of one client's contribution, over all tables or by table.
+        clients: that the node's users are at most; None where each is one.
 
     Raises:
         DataError: if the answer, or a table of it that has a clip of its own, is longer than as many clips as users are
             in it.
     """
     users = answer.counts["answered"] + answer.counts["late"]
+    users = users if clients is None else min(users, clients)
     norms = {name: float(torch.linalg.vector_norm(part.value.double())) for name, part in answer.parts.items()}
     bounds = [(f" of table '{name}'", norms[name], bound) for name, bound in clip.tables]
     for where, norm, bound in bounds or [("", math.hypot(*norms.values()), clip.norm)]:

@@ -193,7 +193,7 @@ class Guarantee:
         at_once = _DRAWN_AT_ONCE if self.nodes else _NOT_EXECUTED
         masks_alone = self.trust == "central" or (self.nodes and self.trust == "secagg")
         return {
-            "released_to": (_RELEASED_BY_NODES if self.nodes else _RELEASED_TO)[self.trust],
+            "released_to": (_RELEASED_BY_NODES if self.nodes else _RELEASED_TO)[self.trust].format(one=self._one),
             **silo,
             **({} if self.executed or masks_alone else {"devices": at_once}),
             "amplification": _AMPLIFIED if amplified else _NOT_AMPLIFIED,
@@ -288,8 +288,8 @@ _RELEASED_TO = {
 }
 _RELEASED_BY_NODES: dict[Trust, str] = {
     "central": "A node sees the answers of its own users and is trusted to clip them. The server sees the exact sum of "
-    "every node, which of a node with one user is that user's answer; it is trusted to add the noise and to keep those "
-    "sums to itself. The noisy sums, and whatever is computed from them, may be shown to anyone.",
+    "every node, which of a node with one {one} is that {one}'s answer; it is trusted to add the noise and to keep "
+    "those sums to itself. The noisy sums, and whatever is computed from them, may be shown to anyone.",
     "secagg": "A node sees the answers of its own users and is trusted to clip them. The server sees the exact sums "
     "over all nodes, and of no single one as long as it follows the protocol of secure sums and no more nodes tell it "
     "their secrets than stated; it is trusted to add the noise and to keep exact sums to itself. The noisy sums, and "
@@ -299,7 +299,7 @@ _RELEASED_BY_NODES: dict[Trust, str] = {
     "more of the users drop out or tell it their noise than stated. Who takes part is seen and not protected. The "
     "noisy sums may be shown to anyone who does not know more of the noise than that: a node knows that of its own "
     "users.",
-    "local": "A node sees the answers of its own users, clips each and adds the noise of each, and its users trust it. "
+    "local": "A node sees the answers of its own users, clips each {one}'s and adds its noise, and they trust it. "
     "The server, and whoever else sees them, gets the sum of a node's noisy answers. Who takes part is seen and not "
     "protected.",
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
@@ -15,7 +16,7 @@ import torch
 from flwr.app import ConfigRecord, Message
 from safetensors.torch import load_file
 
-from fedrec.data import DataConfig, load_interactions, load_split, shard
+from fedrec.data import DataConfig, load_interactions, load_split, shard, sharding
 from fedrec.errors import ConfigError, PrivacyError, RunError
 from fedrec.evaluation import MetricRow
 from fedrec.experiment import ExperimentConfig, run
@@ -141,7 +142,7 @@ def test_nothing_but_queries_sums_counts_and_the_guarantees_numbers_is_in_a_mess
             asked[message.metadata.message_id] = query
             assert set(records["request"]) == {
                 *("version", "session", "attempt", "seed", "round", "phase", "base_round", "base_phase", "keep"),
-                *("participation", "randomness", "clip", "tables"),
+                *("participation", "randomness", "clip", "tables", "silo"),
             }
         else:
             answers += 1
@@ -356,7 +357,7 @@ def test_what_goes_on_must_be_what_began(tmp_path: Path) -> None:
                     }
                 ]
             },
-            "nodes cannot tell who is in which silo",
+            r"population\.rule = 'random': nodes cannot tell who is in which silo; set 'attribute'",
         ),
     ],
 )
@@ -367,6 +368,44 @@ def test_what_nodes_cannot_do_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=reason):
         run_deployed(ExperimentConfig.read(settings), InProcessGrid(client, {}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_nodes_are_silos_where_a_column_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node holds the users of one value; where users are dealt otherwise, no node answers."""
+    arm = {
+        "name": "silos",
+        "method": {"kind": "ego-lightgcn", "dim": 4, "rounds": 2, "stopping": {"patience": 0}},
+        "population": {"kind": "silos", "rule": "attribute", "by": "group"},
+        "privacy": {"epsilon": 8.0, "delta": 0.1, "unit": "silo"},
+    }
+    settings = {
+        "name": "silos",
+        "seeds": [3],
+        "data": {"name": "synthetic", "synthetic": {"users": 50, "items": 40, "interactions": 8}},
+        "evaluation": {"k": [10], "bootstrap": 100},
+        "arms": [arm],
+        "engine": {"precision": "float64"},
+    }
+    local = run(ExperimentConfig.read(settings), tmp_path / "local")
+    config = ExperimentConfig.read({**settings, "engine": {"kind": "flower", "nodes": 2, "precision": "float64"}})
+    interactions, _ = load_interactions(config.data)
+    groups = interactions.user_attributes["group"].to_numpy()
+
+    def deployed(name: str) -> Path:
+        shards = shard(interactions, 2, tmp_path / f"shards-{name}")
+        catalogue = str(tmp_path / f"shards-{name}" / "catalogue.parquet")
+        configs: dict[int, Own] = {n: {"data": str(d), "catalogue": catalogue} for n, d in enumerate(shards, start=1)}
+        grid = InProcessGrid(client, configs, run_config={"experiment": config.to_toml()})
+        return run_deployed(config, grid, tmp_path / name)
+
+    with pytest.raises(RunError, match="the node's users differ in it, and a node is one silo"):
+        deployed("mixed")
+    monkeypatch.setattr(sharding, "shares", lambda users, nodes: [np.flatnonzero(groups == v) for v in set(groups)])
+    found, expected = (load_file(r / "arms/silos/seed-3/model.safetensors") for r in (deployed("dealt"), local))
+    assert (found["items"] - expected["server/items"]).abs().max() < 1e-9
+    words = json.loads((tmp_path / "dealt" / "summary.json").read_text())["arms"]["silos"]["guarantee"]["words"]
+    assert "add or remove one silo, of 2, a number taken to be public" in words
+    assert "of a node with one silo is that silo's answer" in words
 
 
 def test_a_node_imports_nothing_that_the_experiment_names(tmp_path: Path) -> None:

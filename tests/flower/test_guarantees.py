@@ -6,6 +6,7 @@ Nodes have 4, 7, 13 and 16 of the users.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedrec.federated import (
     FederatedMethod,
     FederatedRecommender,
     Federation,
+    HeldOutItems,
     LocalEngine,
     PopulationConfig,
     PrivateEngine,
@@ -37,7 +39,7 @@ from fedrec.federated.methods import (
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.private_sums import Asked
 from fedrec.federated.protection import protect
-from fedrec.federated.queries import Count, NeuralTraining
+from fedrec.federated.queries import Count, LocalTraining, NeuralTraining
 from fedrec.flower.noised import NoisedNodes
 from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.records import arrays, tensors
@@ -213,9 +215,9 @@ def test_nodes_noise_each_of_their_users_answers_as_devices_would(
     assert remote.guarantee is not None
     assert remote.guarantee.made == local.guarantee.made
     words = remote.guarantee.in_words()
-    assert "A node sees the answers of its own users, clips each and adds the noise of each" in words
+    assert "A node sees the answers of its own users, clips each user's and adds its noise, and they trust it" in words
     assert "trusts nobody" not in words
-    assert "on each node, for each of its users, with twice the clip" in words
+    assert "on each node, for each client there, with twice the clip" in words
 
 
 def test_a_clip_that_adapts_has_its_bits_noised_on_the_nodes(devices: Devices) -> None:
@@ -326,7 +328,7 @@ def test_nodes_add_their_users_noise_under_masks_as_devices_would(
     assert remote.guarantee is not None
     assert (remote.guarantee.accountant, remote.guarantee.epsilon) == ("rdp", local.guarantee.epsilon)
     words = remote.guarantee.in_words()
-    assert "if nodes with a share of 0.9 of a sum's users answer and keep their noise to themselves" in words
+    assert "if nodes with a share of 0.9 of a sum's clients answer and keep their noise to themselves" in words
     assert "the largest of 4 nodes has 16 of 40 users" in words
     assert "a node knows that of its own users" in words
 
@@ -428,3 +430,62 @@ def test_a_sum_that_may_have_been_opened_gets_no_other_noise(devices: Devices) -
     asked()
     with pytest.raises(PrivacyError, match=r"0 of 4 nodes answered the secure sum .* may have been opened before"):
         asked()
+
+
+TWICE = {"kind": "silos", "silos": 8}
+
+
+@pytest.mark.parametrize("trust", ["central", "secagg", "distributed", "local"])
+def test_silos_that_are_dealt_whole_are_clipped_and_noised_as_one(devices: Devices, trust: str) -> None:
+    """8 silos of 5 users on 3 nodes, as a simulation on Ray has them; their outer products are no outer product."""
+    silo = torch.arange(40) % 8
+    silos = Devices(devices.keys, devices.indptr, devices.items, 25, silo)
+    parts = [[user for user in range(40) if user % 8 in some] for some in ({0}, {1, 2, 3}, {4, 5, 6, 7})]
+    grid, federation = grid_of(silos, parts), Federation(40, 25, Streams(3), torch.float64)
+    privacy = {"unit": "silo", "delta": 0.01, "trust": trust}
+    found = [arm(spectral(), privacy, population=TWICE) for _ in range(2)]
+    overs: list[Population] = [LocalEngine(silos, Streams(3)), engine_on(grid, silos=True)]
+    for one, over in zip(found, overs, strict=True):
+        one.fit_over(over, federation, Training(3, "private", "cpu"), None, silos=8)
+    assert apart(*found) < (1e-4 if trust == "secagg" else 1e-9)
+    assert found[1].guarantee is not None
+    assert "of 8, a number taken to be public" in found[1].guarantee.in_words()
+
+
+def with_hospitals(devices: Devices, hospital: torch.Tensor) -> Devices:
+    """Users who hold nothing out and know which hospital is theirs."""
+    nothing = HeldOutItems(torch.zeros(41, dtype=torch.int64), devices.items[:0], (), torch.arange(25))
+    return replace(devices, held_out={"test": replace(nothing, groups={"hospital": hospital})})
+
+
+def test_a_node_is_one_silo_if_its_users_share_the_column(devices: Devices) -> None:
+    hospital = torch.zeros(40, dtype=torch.int64)
+    for number, part in enumerate(PARTS):
+        hospital[part] = number
+    grid = grid_of(with_hospitals(devices, hospital), PARTS)
+    silos = Devices(devices.keys, devices.indptr, devices.items, 25, hospital)
+    clip, half = Clip(0.2), ParticipationConfig(rate=0.6)
+    local = LocalEngine(silos, Streams(3), half)
+    engine = engine_on(grid, participation=half, silo="hospital")
+    for round in range(1, 5):
+        one, other = (over.sum(METHOD_QUERY, round=round, clip=clip) for over in (local, engine))
+        assert (one.sums["items"] - other.sums["items"]).abs().max() < 1e-12
+        assert one.answered == other.answered
+    grid.change = lambda reply: longer(reply, 0.2)
+    everyone = engine_on(grid, silo="hospital")
+    assert not everyone.sum(METHOD_QUERY, round=5, clip=clip).failed
+    grid.change = lambda reply: longer(reply, 0.21)
+    assert "longer than its users' clips" in next(iter(everyone.sum(METHOD_QUERY, round=6, clip=clip).failed))
+    mixed = engine_on(grid_of(with_hospitals(devices, torch.arange(40) % 4), PARTS), silo="hospital")
+    with pytest.raises(RunError, match=r"population\.by = 'hospital': the node's users differ in it"):
+        mixed.sum(METHOD_QUERY, round=1, clip=clip)
+    with pytest.raises(RunError, match=r"population\.by = 'ward': no column"):
+        engine_on(grid, silo="ward").sum(METHOD_QUERY, round=1, clip=clip)
+
+
+METHOD_QUERY = LocalTraining(torch.randn(25, 4, dtype=torch.float64), "bce", 2, 0.3, 0.7, 3, 0.5, 0.5)
+
+
+def longer(reply: Message, norm: float) -> Message:
+    reply.content["sums"] = arrays({"items": torch.eye(25, 4, dtype=torch.float64) * norm / 2})
+    return reply
