@@ -129,7 +129,7 @@ class Node:
         try:
             request = request_from_record(record)
             query = self._payloads.read(record, request, self._largest)
-            noise = own_noise(record, query, request)
+            noise = self._own_noise(record, query, request)
             if noise is None:
                 totals = self.sum(query, request)
             else:
@@ -167,7 +167,7 @@ class Node:
     def _masked(self, summand: Summand, record: RecordDict, request: Request) -> tuple[RecordDict, bool]:
         """Its masked words, and whether its users' noise is in them."""
         query = self._payloads.read(record, request, self._largest)
-        noise = own_noise(record, query, request)
+        noise = self._own_noise(record, query, request)
         if noise is not None:
             _require_unopened(self._kept(request), request)
             secure.require_length(noise.length(query, request), summand.session)
@@ -177,6 +177,20 @@ class Node:
             secure.require_length(layout.length, summand.session)
             words = layout.words_of(self.sum(query, request))
         return secure.masked_to_record(summand.mask(words, secure.boxes_from_record(record))), noise is not None
+
+    def _own_noise(self, record: RecordDict, query: Query, request: Request) -> OwnNoise | None:
+        """The noise that a message asks for.
+
+        Raises:
+            PrivacyError: if it cannot be drawn again, and the node might forget that it was drawn.
+        """
+        noise = own_noise(record, query, request)
+        if noise is not None and request.randomness == "os" and not self._store.lasting:
+            raise PrivacyError(
+                'noise that no seed tells: start the node with state="...", a folder to remember it in, or a run that '
+                "is resumed would be given other noise on the same sum"
+            )
+        return noise
 
     def _layout(self, record: RecordDict, query: Query, request: Request, session: Session) -> WordLayout:
         """How the sum becomes words: by its clip, or by the query's own bounds.

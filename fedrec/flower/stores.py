@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import safetensors
 import safetensors.torch
@@ -71,7 +71,13 @@ class Kept:
 
 
 class Store(Protocol):
-    """Keeps what a node remembers of a run: that of its last session."""
+    """Keeps what a node remembers of a run: that of its last session.
+
+    Attributes:
+        lasting: whether it outlives a ServerApp that was killed, and is there when the run is resumed.
+    """
+
+    lasting: ClassVar[bool]
 
     def load(self, run: str) -> Kept | None:
         """What was kept last of a run, or None."""
@@ -109,6 +115,8 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
 class ContextStore:
     """In the node's own part of Flower's context, which no message carries."""
 
+    lasting: ClassVar[bool] = False
+
     def __init__(self, context: Context) -> None:
         self._state = context.state
 
@@ -133,6 +141,8 @@ class FolderStore:
     Args:
         folder: of this node alone.
     """
+
+    lasting: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -267,9 +267,9 @@ def test_a_node_tells_the_server_nothing_of_its_users_but_noised_sums_and_who_ta
         assert (tensors(answer["sums"])["count"] - plain.sums["count"]).abs().min() > 1e-3
 
 
-def test_a_node_asked_again_adds_the_same_noise_of_its_own(devices: Devices) -> None:
+def test_a_node_asked_again_adds_the_same_noise_of_its_own(devices: Devices, tmp_path: Path) -> None:
     """A server that was killed before it wrote the sum down asks again: other noise would be another release."""
-    grid = grid_of(devices, PARTS)
+    grid = grid_of(devices, PARTS, state=tmp_path)
 
     def asked(round: int = 1, clip: float = 1.2, seed: int = 3) -> torch.Tensor:
         engine = engine_on(grid, randomness="os", seed=seed)
@@ -282,9 +282,11 @@ def test_a_node_asked_again_adds_the_same_noise_of_its_own(devices: Devices) -> 
     assert torch.equal(asked(), first)
     others = [asked(clip=1.3), asked(round=2), asked(round=3)]
     assert all((other - first).abs().min() > 1e-6 for other in others)
-    fresh = grid_of(devices, PARTS)  # other nodes have other secrets
-    grid, before = fresh, first
-    assert (asked() - before).abs().min() > 1e-6
+    grid = grid_of(devices, PARTS, state=tmp_path / "other")  # other nodes have other secrets
+    assert (asked() - first).abs().min() > 1e-6
+    grid = grid_of(devices, PARTS)
+    with pytest.raises(RunError, match=r'noise that no seed tells: start the node with state="\.\.\."'):
+        asked()
 
 
 def test_noise_that_is_not_in_proportion_to_the_clip_is_refused_by_a_node(devices: Devices) -> None:
@@ -414,9 +416,9 @@ def test_nodes_that_lie_about_who_takes_part_are_left_out(devices: Devices) -> N
     assert released.failed == {"8 clients of a node of 7 users take part": 1}
 
 
-def test_a_sum_that_may_have_been_opened_gets_no_other_noise(devices: Devices) -> None:
+def test_a_sum_that_may_have_been_opened_gets_no_other_noise(devices: Devices, tmp_path: Path) -> None:
     """Of the operating system's; a sum that was not opened is asked for again."""
-    grid = silent(grid_of(devices, TENS), 4)
+    grid = silent(grid_of(devices, TENS, state=tmp_path), 4)
     privacy = {"trust": "distributed", "answering": 0.75}
 
     def asked() -> torch.Tensor:
