@@ -167,17 +167,23 @@ class SecureMessages:
 
         answered = set(ask(secure.MASK, contents, add))
         least = max(2, math.ceil(self._answering * len(nodes) - 1e-9))
+        where = f"round {round}, secure sum of '{query.kind}'"
         if len(answered) < least:
             raise PrivacyError(
-                f"round {round}: {len(answered)} of {len(nodes)} nodes answered the secure sum of "
-                f"'{query.kind}' ({'; '.join(failed)}), and it is opened for {least} or more (privacy.answering "
-                f"= {self._answering}); see that they run, then resume"
+                f"{where}: {len(answered)} of {len(nodes)} nodes answered ({'; '.join(failed)}), and it is opened for "
+                f"{least} or more (privacy.answering = {self._answering}); see that they run, then resume"
             )
         if panel is not None:
             panel.require([nodes[number - 1] for number in answered])
         survivors = secure.survivors_to_record(sorted(answered))
         revealed = ask(secure.UNMASK, {n: alone(survivors) for n in answered}, secure.shares_from_record)
-        opened = unmask(session, list(adverts.values()), shared, total, answered, list(revealed.values()))
+        try:
+            opened = unmask(session, list(adverts.values()), shared, total, answered, list(revealed.values()))
+        except PrivacyError as error:  # it speaks of users by number, and of one at a time
+            raise PrivacyError(
+                f"{where}: {len(answered)} of {len(nodes)} nodes answered, and too many were lost then for it to be "
+                f"opened ({'; '.join(failed)}); see that they run, then resume"
+            ) from error
         totals = Totals(
             {}, bytes_up=traffic["up"], bytes_down=traffic["down"], nodes=len(nodes), failed=_once(failed, len(nodes))
         )

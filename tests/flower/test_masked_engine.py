@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_what_a_query_did_not_say_is_refused_on_the_node_and_nothing_wraps(monke
     with pytest.raises(PrivacyError) as refused:
         masked(on(3)).sum(Census(60), round=1)
     said = str(refused.value)
-    assert "0 of 3 nodes answered the secure sum of 'census'" in said
+    assert "secure sum of 'census': 0 of 3 nodes answered" in said
     assert "(mask: refused: fixed point: an entry not within ±0.03)" in said
     assert "\n" not in said
 
@@ -275,6 +276,26 @@ def _kept(folder: Path, run: str) -> dict[str, Any]:
 
     with safetensors.safe_open(folder / f"{run}.state.safetensors", framework="pt") as file:
         return dict(json.loads(file.metadata()["kept"]))
+
+
+def test_resamples_by_secret_weights_cannot_be_solved_for_users_values() -> None:
+    """By a server that knows the users' keys and the seed, and solves the sums of a run whose weights that tells."""
+    users = [user for user in range(90) if _counts(user)]
+    public = poisson_weights(Streams(0), DEVICES.keys[users], 200)
+    query = sums_of(engine_on(on(2)))[-1][0]
+    assert isinstance(query, Measure)
+    column = 1 + query.layout.per_user.index("ndcg@8")
+    values = [
+        float(engine_on(grid_of(DEVICES, [[user]])).sum(query, round=4).sums["users"][0, column + 1]) for user in users
+    ]
+    off = {}
+    for randomness in ("seeded", "os"):
+        engine = masked(on(3), randomness=randomness)
+        resampled = engine.sum(replace(query, layout=replace(query.layout, replicates=200)), round=2).sums["resamples"]
+        solved = torch.linalg.lstsq(public.T, resampled[:, column : column + 1]).solution[:, 0]
+        off[randomness] = float((solved - torch.tensor(values, dtype=torch.float64)).abs().max())
+    assert off["seeded"] < 1e-4
+    assert off["os"] > 0.1
 
 
 def test_secret_weights_are_poisson_and_belong_to_the_user_and_the_secret() -> None:

@@ -117,7 +117,10 @@ def test_keys_that_agree_on_nothing_stop_nobody_else(devices: Devices) -> None:
 def test_too_few_answers_open_nothing(devices: Devices) -> None:
     nodes = grid(devices, 3)
     nodes.change = lambda reply: None if "words" in reply.content else reply
-    with pytest.raises(PrivacyError, match=r"2 of 3 nodes answered the secure sum .* opened for 3 or more"):
+    with pytest.raises(PrivacyError, match=r"secure sum of .* 2 of 3 nodes answered .* opened for 3 or more"):
+        opened(nodes, answering=0.9)
+    nodes.change = lambda reply: None if "shares" in reply.content else reply
+    with pytest.raises(PrivacyError, match=r"3 of 3 nodes answered, and too many were lost then .* then resume$"):
         opened(nodes, answering=0.9)
 
 
