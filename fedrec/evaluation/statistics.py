@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -206,10 +205,12 @@ def rank_biserial(differences: Tensor) -> float:
     Args:
         differences: [users] one difference a user.
     """
+    from scipy.stats import rankdata  # slow to import, and no node needs it
+
     nonzero = differences[differences != 0].double()
     if not len(nonzero):
         return 0.0
-    ranks = torch.from_numpy(scipy.stats.rankdata(nonzero.abs().numpy()))
+    ranks = torch.from_numpy(rankdata(nonzero.abs().numpy()))
     return float((ranks * nonzero.sign()).sum() / ranks.sum())
 
 
@@ -222,8 +223,10 @@ def wilcoxon(differences: Tensor) -> float:
     Args:
         differences: [users] one difference a user.
     """
+    from scipy import stats  # slow to import, and no node needs it
+
     nonzero = differences[differences != 0]
-    return float(scipy.stats.wilcoxon(nonzero.numpy()).pvalue) if len(nonzero) else 1.0
+    return float(stats.wilcoxon(nonzero.numpy()).pvalue) if len(nonzero) else 1.0
 
 
 def gap_by_chance(

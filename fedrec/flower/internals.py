@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from flwr.simulation import run_simulation
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedrec.errors import ConfigError
@@ -69,6 +68,8 @@ def run_on_ray(server: ServerApp, client: ClientApp, nodes: int, backend: Mappin
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("engine.kind = 'ray' and Ray is not installed; install fedrec[ray]")
+    from flwr.simulation import run_simulation  # slow to import, and a SuperNode starts a process for each message
+
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns that it will be so
     flower = logging.getLogger("flwr")
     level = flower.level

@@ -27,6 +27,8 @@ from fedrec.flower.client import Values, client_app
 from fedrec.flower.holdings import fingerprint
 from fedrec.flower.node import Holding
 
+_NODES = 4096  # of one process, as simulations have them, that are not read anew for each message
+
 
 def experiment_text(run_config: Values) -> tuple[str, list[str]]:
     """The experiment of a run as text, and what overrides it.
@@ -49,6 +51,11 @@ def data_of(run_config: Values) -> tuple[DataConfig, int]:
         ConfigError: if there is no experiment, or the section is wrong.
     """
     text, overrides = experiment_text(run_config)
+    return _data_of(text, tuple(overrides))
+
+
+@lru_cache(maxsize=1)
+def _data_of(text: str, overrides: tuple[str, ...]) -> tuple[DataConfig, int]:
     document = parse_document(text, "experiment", overrides)
     section, seeds = document.get("data"), document.get("seeds")
     if not isinstance(section, dict) or not isinstance(seeds, list) or not seeds or type(seeds[0]) is not int:
@@ -79,7 +86,7 @@ def holding(node_config: Values, run_config: Values) -> Holding:
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=_NODES)
 def _of_shard(data: str, catalogue: str, section: str, seed: int) -> Holding:
     """What a node makes of its shard; read once a process."""
     interactions = read_shard(Path(data), Path(catalogue))
@@ -94,7 +101,7 @@ def _whole(section: str, seed: int) -> tuple[Split, Holding]:
     return split, _dealt(split, Public.of(split.train))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_NODES)
 def _of_share(section: str, seed: int, number: int, of: int) -> Holding:
     """The share of one node of a simulation."""
     split, everyone = _whole(section, seed)

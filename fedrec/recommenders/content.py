@@ -10,7 +10,6 @@ import scipy.sparse as sp
 import torch
 from pandas.api.types import is_numeric_dtype
 from pydantic import Field
-from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
 from torch import Tensor
 
 from fedrec.components import Config
@@ -100,6 +99,11 @@ def item_vectors(train: Interactions, config: ContentConfig) -> sp.csr_matrix:
     The TF-IDF of values is 1 + log((1 + n) / (1 + df)), that of words is scikit-learn's, English stop words left out.
     Each part is scaled to length 1 before both are weighed.
     """
+    from sklearn.feature_extraction.text import (
+        TfidfTransformer,
+        TfidfVectorizer,
+    )  # slow to import, and no node needs it
+
     table, n = train.item_attributes, train.n_items
     values = encode(table, config.attributes, n, "attributes")
     taken = {name.partition("=")[0] for name in values.names}

@@ -11,7 +11,6 @@ import torch
 from implicit.cpu.bpr import BayesianPersonalizedRanking
 from implicit.recommender_base import ModelFitError
 from pydantic import Field
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from fedrec.components import Config
@@ -59,6 +58,8 @@ class SVD:
             ConfigError: if there are not as many items as factors.
             DataError: if there is no interaction.
         """
+        from sklearn.utils.extmath import randomized_svd  # slow to import, and no node needs it
+
         if not len(train):
             raise DataError("svd: the training part holds no interaction; check the cleaning and the split")
         if self.config.factors > train.n_items:

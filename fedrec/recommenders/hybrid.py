@@ -8,8 +8,6 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from fedrec.components import Config
@@ -52,6 +50,8 @@ def reciprocal_ranks(scores: Tensor, histories: Histories, constant: float) -> T
         histories: of the same users.
         constant: how little the first ranks stand out.
     """
+    from scipy.stats import rankdata  # slow to import, and no node needs it
+
     own = _own(histories)
     ranks = rankdata(-scores.masked_fill(own, -torch.inf).numpy(), axis=1)
     return torch.where(own, 0.0, 1.0 / (constant + torch.from_numpy(ranks)))
@@ -222,6 +222,8 @@ class Stacking:
         Raises:
             DataError: if no user has two training interactions, or if one has every item.
         """
+        from sklearn.linear_model import LogisticRegression  # slow to import, and no node needs it
+
         streams = Streams(training.seed)
         rest, held = hold_out(train, self.config.share, self.config.order, streams)
         self._ensemble.fit(rest, training, "first/")

@@ -13,10 +13,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from fedrec.components import Config
@@ -94,6 +90,8 @@ class ForestRanker:
             ConfigError: if there is no such column.
             DataError: if no user has two interactions, or no candidate is held out.
         """
+        from sklearn.ensemble import RandomForestClassifier  # slow to import, and no node needs it
+
         seed = int(Streams(training.seed).numbers("forest").integers(2**32))  # what NumPy's old generator takes
         forest = RandomForestClassifier(self.config.trees, min_samples_leaf=self.config.leaf, random_state=seed)
         self._stages.fit(forest, train, training)
@@ -146,6 +144,10 @@ class LogisticRanker:
             ConfigError: if there is no such column.
             DataError: if no user has two interactions, or no candidate is held out.
         """
+        from sklearn.linear_model import LogisticRegression  # slow to import, and no node needs it
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         regression = LogisticRegression(C=1.0 / self.config.regularization, max_iter=1000)
         self._stages.fit(make_pipeline(StandardScaler(), regression), train, training)
         for name, weight in zip(NAMES, regression.coef_[0], strict=True):

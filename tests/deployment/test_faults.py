@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from fedrec.experiment import RunDirectory, run
+from fedrec.report import write_report
 from simulations.credentials import make_node_keys, make_tls
 from simulations.deployment import HOST, Deployment, Node
 from tests.deployment.conftest import Federation, asked, until
@@ -107,6 +108,17 @@ def opened_by(deployment: Deployment) -> Iterator[dict[int, set[str]]]:
     finally:
         done.set()
         watcher.join()
+
+
+def test_flwr_run_takes_the_app_folder_and_overrides(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    overrides = "arms.federated.method.rounds=1; arms.federated-dp.method.factors=4"
+    run_config = f'set="{overrides}" out="{out}"'
+    app = str(Path(__file__).parents[2] / "flower_app")
+    federation.deployment.flwr("run", app, "deployment", "--stream", "--run-config", run_config)
+    history = pd.read_csv(out / "history.csv")
+    assert history[history["arm"] == "federated"]["round"].max() == 1
+    assert "epsilon 8" in write_report(out).read_text().replace("ε", "epsilon")
 
 
 def test_a_run_directory_that_cannot_be_written_ends_the_run_in_one_line(
