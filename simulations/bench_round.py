@@ -85,10 +85,11 @@ def run(problem: Problem, rounds: Mapping[str, int], cores: int) -> pd.DataFrame
 
 def verdict(rows: pd.DataFrame) -> list[str]:
     """What falls short, a line each."""
+    times = rows["times local"].to_dict()
     short = [
-        f"local is {rows.loc[name, 'times local']:.1f} times as fast as {name}, and should be {bar:g} times"
+        f"local is {times[name]:.1f} times as fast as {name}, and should be {bar:g} times"
         for name, bar in BARS.items()
-        if name in rows.index and not rows.loc[name, "times local"] >= bar
+        if name in times and not times[name] >= bar
     ]
     return short + [
         f"{name} comes to another sum: {difference:.1e} of the largest entry apart"

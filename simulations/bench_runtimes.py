@@ -181,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = measure(config_of(data, asked.column), asked.rounds, runtimes)
         print(rows.to_string(float_format=lambda value: f"{value:.4g}"), flush=True)
         if {"ray-1", "ray-2"} <= set(rows.index):
-            speedup = rows.loc["ray-1", "seconds"] / rows.loc["ray-2", "seconds"]
+            seconds = rows["seconds"].to_dict()
+            speedup = seconds["ray-1"] / seconds["ray-2"]
             print(f"two workers are {speedup:.2f} times as fast as one")
         short += verdict(rows)
     print("\n".join(short) or "the same sums everywhere")

@@ -27,7 +27,7 @@ def _devices(folder: str) -> Devices:
     return Problem.load(Path(folder)).devices
 
 
-@clients.train()
+@clients.train()  # type: ignore[untyped-decorator]  # flwr is not typed
 def answer(message: Message, context: Context) -> Message:
     """A node's answer: the rows of the item table that its user changed. The user's vector stays in the context."""
     query, problem = query_from_record(message.content), message.content["problem"]
@@ -58,7 +58,7 @@ def flower(folder: Path, rounds: int, cores: int) -> Rounds:
     sums: list[Tensor] = []
     server = ServerApp()
 
-    @server.main()
+    @server.main()  # type: ignore[untyped-decorator]
     def serve(grid: Grid, _context: Context) -> None:
         nodes: list[int] = []
         while len(nodes) < len(problem.devices):  # nodes register while the server has begun

@@ -126,7 +126,7 @@ def _loop_round(problem: Problem, vectors: Tensor, drawn: Tensor, users: Sequenc
         embedding = 0.5 * (vector + table[place[:size]].sum(dim=0) / size**0.5)
         scores = table[place] @ embedding
         loss = (F.softplus(-scores[:size]).sum() + F.softplus(scores[size:]).sum()) / size**query.activity_power
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert table.grad is not None
         assert vector.grad is not None
         vectors[user] -= query.user_rate * vector.grad

@@ -29,7 +29,7 @@ from fedrec.data import Interactions, load_split
 from fedrec.errors import ConfigError
 from fedrec.experiment import ArmConfig, ExperimentConfig, RunDirectory, resume, run
 from fedrec.federated import Ask, Devices, LocalEngine, PopulationConfig, Rows
-from fedrec.federated.methods import EgoLightGCN
+from fedrec.federated.methods import EgoLightGCN, EgoLightGCNConfig
 from fedrec.federated.population import silos_of
 from fedrec.streams import Streams
 
@@ -90,6 +90,7 @@ def drift(arm: ArmConfig, train: Interactions, seed: int, model: Path) -> tuple[
     """The number of clients, and the share of their movement that cancels: 0 if all pull one way."""
     assert arm.population is not None  # every arm is federated
     tensors = load_file(model)
+    assert isinstance(arm.method.settings, EgoLightGCNConfig)  # as `document` has it
     method = EgoLightGCN(arm.method.settings)
     engine = LocalEngine(Devices.of(train, silo=silos_of(arm.population, train, seed)), Streams(seed))
     engine.restore({name.removeprefix("users/"): t for name, t in tensors.items() if name.startswith("users/")})

@@ -8,7 +8,7 @@ not hold the held-out items; here they are handed in by name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -58,9 +58,9 @@ class PublishedPool(PFedRec):
     def training(self, items: Tensor) -> PublishedPoolTraining:
         """A round's local training, with the held-out items handed in."""
         query = super().training(items)
+        own = {field.name: getattr(query, field.name) for field in fields(query)}
         return PublishedPoolTraining(
-            **query.broadcast,
-            **query.settings,
+            **own,
             keys=self._known.keys,
             indptr=self._known.indptr,
             known=self._known.items,

@@ -3,8 +3,8 @@
     make test-deployment
 
 Quickstart's `federated` and `federated-dp` arms and ego LightGCN under a guarantee, five rounds each, in double
-precision, on MovieLens-100K: item tables agree within 1e-9 (the spectral filter by the projector on its eigenspace) and metrics to six
-digits. With secure aggregation they agree to its stated resolution.
+precision, on MovieLens-100K: item tables agree within 1e-9 (the spectral filter by the projector on its eigenspace) and
+metrics to six digits. With secure aggregation they agree to its stated resolution.
 """
 
 from __future__ import annotations
