@@ -32,7 +32,7 @@ def client_app(holding_of: HoldingOf, state_of: Callable[[Values], Path | None] 
     """The ClientApp of nodes that hold what a function says.
 
     A node's private state is in a folder, or else in the context. `largest` in the node's configuration bounds the
-    bytes of a message that are read.
+    bytes of a message that are read; with `plain` false it sends no sum that is neither masked nor noised by its users.
 
     Args:
         holding_of: is called for each message, and had better remember what it read.
@@ -59,7 +59,8 @@ def _node(holding_of: HoldingOf, state_of: Callable[[Values], Path | None], cont
     folder = state_of(config)
     store: Store = ContextStore(context) if folder is None else FolderStore(folder)
     holding = partial(holding_of, config, context.run_config)
-    return Node(holding, store, _payloads, largest=int(config.get("largest", LARGEST)))
+    largest, plain = int(config.get("largest", LARGEST)), bool(config.get("plain", True))
+    return Node(holding, store, _payloads, largest=largest, plain=plain)
 
 
 def _greet(node: Callable[[Context], Node], message: Message, context: Context) -> Message:

@@ -97,15 +97,23 @@ class Node:
         store: where its users' private state is kept.
         payloads: what this process read last.
         largest: bytes of a message's arrays that it reads.
+        plain: whether it sends sums that are neither masked nor noised by its users.
     """
 
     def __init__(
-        self, holding: Callable[[], Holding], store: Store, payloads: Payloads | None = None, *, largest: int = LARGEST
+        self,
+        holding: Callable[[], Holding],
+        store: Store,
+        payloads: Payloads | None = None,
+        *,
+        largest: int = LARGEST,
+        plain: bool = True,
     ) -> None:
         self._holding = holding
         self._store = store
         self._payloads = payloads or Payloads()
         self._largest = largest
+        self._plain = plain
 
     def greet(self, record: RecordDict) -> RecordDict:
         """Say what it holds, or why it does not."""
@@ -131,12 +139,21 @@ class Node:
             query = self._payloads.read(record, request, self._largest)
             noise = self._own_noise(record, query, request)
             if noise is None:
+                self._require_plain()
                 totals = self.sum(query, request)
             else:
                 totals = self._over(query, request, partial(_noised, noise, request, record))
             return head(totals_to_record(totals), query.kind, request)
         except FedrecError as error:
             return refusal(str(error))
+
+    def _require_plain(self) -> None:
+        """Refuse, with a PrivacyError, a plain sum where the operator lets none go."""
+        if not self._plain:
+            raise PrivacyError(
+                "this node's operator lets no plain sums go (plain = false); set privacy.trust = 'secagg', "
+                "'distributed' or 'local' in every arm"
+            )
 
     def secure(self, record: RecordDict) -> RecordDict:
         """One step of a secure sum, or a refusal."""

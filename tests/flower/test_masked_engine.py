@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, Message
 from torch import Tensor
 
 from fedrec.components import build_config
-from fedrec.errors import ConfigError, PrivacyError
+from fedrec.errors import ConfigError, PrivacyError, RunError
 from fedrec.evaluation import poisson_weights, secret_weights
 from fedrec.federated import METHODS, Ask, FederatedMethod, Federation, Query, measure
 from fedrec.federated.queries import Census, Count, Evaluate, Measure
@@ -225,6 +225,19 @@ def test_a_node_refuses_a_sum_that_is_not_agreed_on() -> None:
             engine.sum(Census(60), round=1)
         grid.push_messages = push  # type: ignore[method-assign]
         assert [r for m in seen[before:] if (r := refused(m.content)) and reason in r]
+
+
+def test_a_node_whose_operator_says_so_sends_nothing_plain() -> None:
+    """Under masks it answers, in training as in a test; otherwise it says what would be answered."""
+    grid, seen = on(3), list[Message]()
+    for context in grid._contexts.values():
+        context.node_config["plain"] = False
+    grid._look = seen.append
+    with pytest.raises(RunError, match="refused: this node's operator lets no plain sums go"):
+        engine_on(grid).sum(Census(60), round=1)
+    assert not any("sums" in message.content for message in seen)
+    expected = engine_on(on(3)).sum(Census(60), round=1).sums["items"]
+    assert torch.equal(masked(grid).sum(Census(60), round=1).sums["items"], expected)
 
 
 def test_every_query_of_a_test_says_how_large_its_answers_are() -> None:
