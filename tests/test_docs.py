@@ -128,7 +128,13 @@ def test_the_example_attack_is_part_of_an_experiment(tmp_path: Path, monkeypatch
     shown, own = blocks("docs/attacks.md", "toml")
     path = tmp_path / "experiment.toml"
     path.write_text(f'name = "x"\nseeds = [0]\ndata.name = "ml-100k"\n{shown}\n{own}')
-    assert [attack.name for attack in read_config(path).attacks] == ["history", "gender", "audit", "Activity"]
+    assert [attack.name for attack in read_config(path).attacks] == [
+        "history",
+        "gender",
+        "audit",
+        "audit-by-runs",
+        "Activity",
+    ]
     attack = module.Activity(module.ActivityConfig(sums=(1,), trials=30))
     found = attack.run(planted.target("popularity", {}, planted.interactions(30, 40, 5)))
     assert [finding.value for finding in found] == [0.5]  # all are equally active

@@ -3,7 +3,14 @@
 from fedrec.attacks.attack import ATTACKS, Attack, Finding, Target
 from fedrec.attacks.attribute import Attribute, AttributeConfig
 from fedrec.attacks.audit import Audit, AuditConfig, AuditResult
-from fedrec.attacks.bounds import best_one_run_bound, gaussian_epsilon, one_run_bound, one_run_p_value
+from fedrec.attacks.bounds import (
+    best_one_run_bound,
+    gaussian_epsilon,
+    many_runs_bound,
+    one_run_bound,
+    one_run_p_value,
+    rates_bound,
+)
 from fedrec.attacks.history import History, HistoryConfig, area_under_curve, guess_history, share_read
 from fedrec.attacks.interaction import Interaction, InteractionConfig, auc_with_error
 from fedrec.attacks.observation import Observed, case_of, observe
@@ -38,9 +45,11 @@ __all__ = [
     "case_of",
     "gaussian_epsilon",
     "guess_history",
+    "many_runs_bound",
     "observe",
     "one_run_bound",
     "one_run_p_value",
+    "rates_bound",
     "reconstruct",
     "share_read",
 ]

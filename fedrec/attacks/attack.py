@@ -78,33 +78,31 @@ class Target:
         return Streams(self.seed)
 
     def require_plain(self) -> None:
-        """Refuse a guarantee whose sums cannot be played here.
+        """Refuse an arm whose single answers and sums of them cannot be played: of all attacks but the audit.
 
         Raises:
-            ConfigError: if devices add the noise, or clip or noise follow what was released before.
+            ConfigError: if it is trained over silos, devices add the noise, or clip or noise follow what was released
+                before.
         """
+        if self.recommender.population.kind != "users":
+            raise ConfigError("population.kind = 'silos': this attack is on users; name other arms in `on`")
         privacy = self.recommender.privacy
         if privacy is None:
             return
-        if privacy.trust not in ("central", "secagg") or privacy.unit != "user":
+        if privacy.trust not in ("central", "secagg"):
             raise ConfigError(
-                f"privacy.trust = '{privacy.trust}', unit = '{privacy.unit}': attacks play sums of users that the "
-                "server adds noise to; name arms of trust 'central' or 'secagg' in `on`"
+                f"privacy.trust = '{privacy.trust}': this attack plays sums of users that the server adds noise to; "
+                "name arms of trust 'central' or 'secagg' in `on`"
             )
         if privacy.adaptive is not None or privacy.continual is not None or isinstance(privacy.clip, dict):
             raise ConfigError(
-                "privacy.adaptive, privacy.continual, clips by query or table: attacks play one fixed clip a query, of "
-                "the method's settings, and noise of its own in each round; name other arms in `on`"
+                "privacy.adaptive, privacy.continual, clips by query or table: this attack plays one fixed clip a "
+                "query, of the method's settings, and noise of its own in each round; name other arms in `on`"
             )
 
     @property
     def schedule(self) -> Schedule | None:
-        """Every release of the arm; None without a guarantee.
-
-        Raises:
-            ConfigError: see `require_plain`.
-        """
-        self.require_plain()
+        """Every release of the arm; None without a guarantee."""
         privacy = self.recommender.privacy
         return None if privacy is None else self.recommender.schedule(privacy)
 
@@ -127,7 +125,8 @@ class Target:
 
     def federation(self, n_users: int, n_items: int) -> Federation:
         """What is public, with so many users and items."""
-        return Federation(n_users, n_items, self.streams, self.recommender.engine.dtype)
+        known = self.train.item_attributes.reindex(range(n_items))  # nothing is known of items that are added
+        return Federation(n_users, n_items, self.streams, self.recommender.engine.dtype, item_attributes=known)
 
 
 class Attack(Protocol):

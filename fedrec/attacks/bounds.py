@@ -1,8 +1,9 @@
 """From guesses to a lower bound on ε: how often may a guesser be right about an (ε, δ)-private mechanism?
 
 In one run many canaries are each in or out by a coin of its own, and the auditor guesses about some of them: Steinke,
-Nasr & Jagielski 2023, "Privacy Auditing with One (1) Training Run". The bound holds for every mechanism and every
-guesser; a poor guesser only makes it low.
+Nasr & Jagielski 2023, "Privacy Auditing with One (1) Training Run". In many runs it guesses about the one canary of
+each: Jagielski, Ullman & Oprea 2020, "Auditing Differentially Private Machine Learning". Either bound holds for every
+mechanism and every guesser; a poor guesser only makes it low.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from fedrec.errors import DataError
 
 _LARGEST = 50.0  # no number of guesses that fits into memory shows more
+_THRESHOLDS = 41  # that are tried of a statistic; the chosen one need not be the best
 _STEP = 0.05  # of the search for the least ε that is not refuted; between two steps it is refined
 
 
@@ -105,6 +107,60 @@ def best_one_run_bound(
             right = int((~truth[:half]).sum()) + int(truth[-half:].sum())
             bounds.append(one_run_bound(canaries, 2 * half, right, delta, 1 - allowed))
     return max(bounds)
+
+
+def rates_bound(caught: int, inside: int, alarms: int, outside: int, delta: float, confidence: float = 0.95) -> float:
+    """The largest ε that a test's rates in many runs refute: ln((P[alarm | in] − δ) / P[alarm | out]) of the true ones.
+
+    The rates that are least favourable of those that Clopper & Pearson (1934) leave, each held to half of
+    1 − confidence.
+
+    Args:
+        caught: runs in which the test says in and the canary was in, of so many `inside`.
+        alarms: those in which it says so and the canary was out, of so many `outside`.
+        delta: δ.
+        confidence: of the bound.
+
+    Returns:
+        0 if nothing is refuted.
+    """
+    if not 0 < caught <= inside or not outside:
+        return 0.0
+    each = (1 - confidence) / 2
+    least = float(stats.beta.ppf(each, caught, inside - caught + 1))
+    most = 1.0 if alarms == outside else float(stats.beta.ppf(1 - each, alarms + 1, outside - alarms))
+    return max(0.0, math.log((least - delta) / most)) if least > delta else 0.0
+
+
+def many_runs_bound(statistics: Sequence[Tensor], included: Tensor, delta: float, confidence: float = 0.95) -> float:
+    """The bound that the better half of many runs gives, by a test that the other half chose.
+
+    A test says in above a threshold of a statistic, or out below one. The first half of the runs chooses statistic,
+    side and threshold, all at once, by the bound that they would give; the second is the only one that counts, so that
+    to choose costs no confidence.
+
+    Args:
+        statistics: [n] each, larger where the canary of a run looks more like being in.
+        included: [n] bool, the truth.
+        delta: δ.
+        confidence: of the bound.
+    """
+    half = len(included) // 2
+
+    def bound(test: tuple[Tensor, bool, float], runs: slice) -> float:
+        statistic, out, threshold = test
+        says = statistic[runs] <= threshold if out else statistic[runs] >= threshold
+        truth = included[runs] != out
+        counts = (int((says & truth).sum()), int(truth.sum()), int((says & ~truth).sum()), int((~truth).sum()))
+        return rates_bound(*counts, delta, confidence)
+
+    tests = [
+        (statistic, out, float(threshold))
+        for statistic in statistics
+        for out in (False, True)
+        for threshold in torch.quantile(statistic[:half].double(), torch.linspace(0, 1, _THRESHOLDS).double())
+    ]
+    return bound(max(tests, key=lambda test: bound(test, slice(half))), slice(half, None))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -1,214 +1,247 @@
 """Mechanisms with a planted defect: what an audit has to catch.
 
-Each is a mistake that real code has made. They stand here, and not in the tests, so that an experiment can show that
-its audit would have noticed; nothing but `fedrec.attacks` builds them.
+Each is a mistake that real code has made or could make. They stand here, and not in the tests, so that an experiment
+can show that its audit would have noticed; nothing but `fedrec.attacks` builds them. A defect changes what a release is
+asked for, after the guarantee has accounted for it, so that the sound code carries it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from fedrec.federated import (
-    Answer,
-    Cohort,
-    Contribution,
-    Engine,
-    Outer,
-    OverEngine,
-    Query,
-    Rows,
-    State,
-    Totals,
-)
-from fedrec.privacy import Clip, Gaussian, Mechanism, NoiseSource
-from fedrec.streams import Streams
+from fedrec.attacks.repeated import repeated
+from fedrec.errors import ConfigError
+from fedrec.federated import Answer, Engine, OverEngine, Query, Totals
+from fedrec.federated.private_sums import Asked, PrivateSums
+from fedrec.privacy import BIT, Clip, Correlation, Part, PrivacyConfig, Trust
+from fedrec.privacy.continual import sensitivity, square_root
 
-Defect = Literal["none", "weak-noise", "no-clip", "unmerged", "touched-rows"]
-"""What is planted: noise a tenth of what it should be; no clipping; entries of one row that are not merged before their
-norm is taken; noise on those rows alone that somebody touched."""
+Defect = Literal[
+    "none",
+    "weak-noise",
+    "no-clip",
+    "unmerged",
+    "touched-rows",
+    "first-clip",
+    "bare-bits",
+    "bare-looks",
+    "one-participation",
+    "thin-shares",
+    "single-clip",
+    "users-clipped",
+]
+"""What is planted. In any mechanism: noise a tenth of what it should be; no clipping; entries of one row that are not
+merged before their norm is taken; noise on those rows alone that somebody touched. Of a clip that adapts: noise in
+proportion to the clip of the first round for ever; bits without noise. Of early stopping: looks at the validation part
+without noise. Of noise that is correlated over rounds: noise for one participation of each user. Of noise that clients
+share: a part of 1/n² of the variance where it should be 1/n. Of local noise: in proportion to one clip, and not to the
+two by which answers differ. Of silos: users are clipped."""
 
 _WEAKNESS = 0.1
+_NOTHING = 1e-30  # of a noise multiplier, which must not be 0: it is lost in any sum
+_LOOKED_AT = ("metrics",)  # the table of `Evaluate`
+_UNBOUNDED = Clip(1e300)
+
+_OF: Mapping[str, tuple[Callable[[PrivacyConfig], bool], str]] = {
+    "unmerged": (
+        lambda privacy: privacy.trust == "central" and privacy.unit == "user",
+        "needs a server that adds up users' answers as lists of rows (privacy.trust = 'central', unit = 'user'): a "
+        "masked or noised answer has one number an entry, and a silo's users are added up before its norm is taken",
+    ),
+    "first-clip": (
+        lambda privacy: privacy.adaptive is not None and privacy.trust == "central",
+        "is of a clip that adapts, by a server that sees answers (privacy.adaptive, trust = 'central'): in fixed point "
+        "an answer above the first clip is refused",
+    ),
+    "bare-bits": (
+        lambda privacy: privacy.adaptive is not None and privacy.trust in ("central", "secagg"),
+        "is of a clip that adapts (privacy.adaptive), whose bits the server noises (trust = 'central' or 'secagg')",
+    ),
+    "bare-looks": (
+        lambda privacy: privacy.validation is not None and privacy.trust in ("central", "secagg"),
+        "is of early stopping (privacy.validation), whose looks the server noises (trust = 'central' or 'secagg')",
+    ),
+    "one-participation": (
+        lambda privacy: privacy.continual is not None,
+        "is of noise that is correlated over rounds; set privacy.continual",
+    ),
+    "thin-shares": (
+        lambda privacy: privacy.trust == "distributed",
+        "is of noise that clients share; set privacy.trust = 'distributed'",
+    ),
+    "single-clip": (
+        lambda privacy: privacy.trust == "local",
+        "is of noise on single answers; set privacy.trust = 'local'",
+    ),
+    "users-clipped": (
+        lambda privacy: privacy.unit == "silo" and privacy.trust != "local",
+        "is of sums of silos; set privacy.unit = 'silo', and not trust = 'local'",
+    ),
+}
 
 
-class AskedOtherwise(Query):
-    """A query whose contributions are changed or watched on the way; everything else is the query's own.
+def require_plantable(defect: Defect, privacy: PrivacyConfig) -> None:
+    """Refuse a defect of another mechanism than the guarantee's.
 
-    Attributes:
-        inner: the query.
+    Raises:
+        ConfigError: naming what it is of.
     """
-
-    def __init__(self, inner: Query) -> None:
-        self.inner = inner
-        self.kind = inner.kind  # type: ignore[misc]
-        self.private = inner.private  # type: ignore[misc]
-        self.symmetric = inner.symmetric  # type: ignore[misc]
-        self.held_out = inner.held_out
-        self.everyone = inner.everyone
-
-    @property
-    def tables(self) -> Mapping[str, tuple[int, int]]:
-        """The query's."""
-        return self.inner.tables
-
-    @property
-    def broadcast(self) -> Mapping[str, Tensor]:
-        """The query's."""
-        return self.inner.broadcast
-
-    @property
-    def bytes_per_interaction(self) -> int:
-        """The query's."""
-        return self.inner.bytes_per_interaction
-
-    def initial(self, cohort: Cohort, draw: Streams) -> State:
-        """The query's."""
-        return self.inner.initial(cohort, draw)
-
-    def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
-        """The query's."""
-        return self.inner.contribute(cohort, state, draw)
-
-
-class _UnmergedRows(Rows):
-    """Rows that are taken as they come: the norm is that of the entries, not of their sums."""
-
-    def faults(self, n_users: int, table: tuple[int, int]) -> dict[int, str]:
-        return {}
-
-
-class _UnmergedOuter(Outer):
-    """As `_UnmergedRows`, of a vector. What is added up is merged, as it has to be; its norm was taken before."""
-
-    def faults(self, n_users: int, table: tuple[int, int]) -> dict[int, str]:
-        return {}
-
-    def add_to(self, total: Tensor, scale: Tensor | None) -> None:
-        rows = Rows.coalesce(self.owner, self.index, self.value.unsqueeze(1), len(total))
-        Outer(rows.owner, rows.index, rows.value.squeeze(1)).add_to(total, scale)
-
-
-class Repeated(AskedOtherwise):
-    """A query that every user answers `times` over, as if each interaction had been recorded that often.
-
-    Merged, the answer is `times` as large and is clipped like any other. Not merged, its norm is taken for √times as
-    large (for an outer product, whose vector has the repeated entries, times as large), and it is clipped by that.
-    """
-
-    def __init__(self, inner: Query, times: int, *, merged: bool) -> None:
-        super().__init__(inner)
-        self.times = times
-        self.merged = merged
-
-    def contribute(self, cohort: Cohort, state: State, draw: Streams) -> tuple[Mapping[str, Contribution], State]:
-        """The same rows again and again."""
-        contributions, state = self.inner.contribute(cohort, state, draw)
-        return {name: self._repeat(part) for name, part in contributions.items()}, state
-
-    def _repeat(self, part: Contribution) -> Contribution:
-        if self.merged:
-            return type(part)(part.owner, part.index, part.value * self.times)
-        owner, index, value = (
-            tensor.repeat_interleave(self.times, dim=0) for tensor in (part.owner, part.index, part.value)
-        )
-        return (_UnmergedRows if isinstance(part, Rows) else _UnmergedOuter)(owner, index, value)
+    possible, reason = _OF.get(defect, (lambda _: True, ""))
+    if not possible(privacy):
+        raise ConfigError(f"defects: '{defect}' {reason}; or leave it out")
 
 
 @dataclass(eq=False)
-class Unclipped(OverEngine):
-    """An engine that forgets the clip.
+class Changed:
+    """Noised sums of something else than what is asked for.
 
     Attributes:
-        engine: what adds up.
+        sums: the sound ones.
+        change: of a release.
+        trust: the sound ones'.
     """
 
-    engine: Engine
+    sums: PrivateSums
+    change: Callable[[Asked], Asked]
+    trust: Trust = field(init=False)
 
-    def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
-        """The sum of whole contributions."""
-        return self.engine.sum(query, round=round, phase=phase)
-
-    def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
-        """Whole answers."""
-        return self.engine.answers(query, round=round, phase=phase)
-
-
-@dataclass(frozen=True)
-class WeakNoise:
-    """Gaussian noise of a tenth of the deviation that it is accounted for.
-
-    Attributes:
-        mechanism: the sound one.
-    """
-
-    mechanism: Mechanism = field(default_factory=Gaussian)
+    def __post_init__(self) -> None:
+        self.trust = self.sums.trust
 
     @property
     def name(self) -> str:
         """That it is broken."""
-        return f"a tenth of {self.mechanism.name}"
+        return f"not quite {self.sums.name}"
 
-    def noise(
-        self, shape: Sequence[int], sigma: float, clip: float, *, symmetric: bool, source: NoiseSource, purpose: str
-    ) -> Tensor:
-        """A tenth of the noise."""
-        noise = self.mechanism.noise(shape, sigma, clip, symmetric=symmetric, source=source, purpose=purpose)
-        return noise * _WEAKNESS
+    def sum(self, engine: Engine, asked: Asked) -> Totals:
+        """What the changed release comes to."""
+        return self.sums.sum(engine, self.change(asked))
+
+
+def weakened(factor: float, *tables: str) -> Callable[[Asked], Asked]:
+    """Noise times a factor: on the tables of one part, or on all but the clip's bits."""
+
+    def change(asked: Asked) -> Asked:
+        def weak(part: Part) -> Part:
+            meant = part.tables == tables if tables else BIT not in part.tables
+            return replace(part, noise_multiplier=part.noise_multiplier * factor) if meant else part
+
+        return replace(asked, parts=tuple(map(weak, asked.parts)))
+
+    return change
+
+
+def _unclipped(asked: Asked) -> Asked:
+    return replace(asked, clip=_UNBOUNDED)
+
+
+@dataclass
+class _FirstClip:
+    """Noise in proportion to the clip that a query had in its first round, whatever clips the sum."""
+
+    _first: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, asked: Asked) -> Asked:
+        clip = self._first.setdefault(asked.query.kind, asked.clip.norm)
+        parts = (part if BIT in part.tables else replace(part, clip=clip) for part in asked.parts)
+        return replace(asked, parts=tuple(parts))
 
 
 @dataclass(eq=False)
-class TouchedRows(OverEngine):
-    """Noise on the rows that somebody touched, and an engine that knows which.
+class _Touching(OverEngine):
+    """An engine that remembers which rows somebody adds to.
 
     Attributes:
         engine: what adds up.
-        mechanism: the sound one.
+        touched: table -> [rows] bool, of the last sum.
     """
 
     engine: Engine
-    mechanism: Mechanism = field(default_factory=Gaussian)
-    _touched: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """That it is broken."""
-        return f"on touched rows alone, {self.mechanism.name}"
+    touched: dict[str, Tensor] = field(default_factory=dict)
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
-        """The engine's sum, of which the touched rows are remembered."""
+        """The engine's sum."""
         totals = self.engine.sum(query, round=round, phase=phase, clip=clip)
-        self._touched = {name: total.abs().sum(dim=1) > 0 for name, total in totals.sums.items()}
+        self.touched = {name: (total != 0).any(dim=1) for name, total in totals.sums.items()}
         return totals
 
     def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
         """The engine's answers."""
-        return self.engine.answers(query, round=round, phase=phase, clip=clip)
-
-    def noise(
-        self, shape: Sequence[int], sigma: float, clip: float, *, symmetric: bool, source: NoiseSource, purpose: str
-    ) -> Tensor:
-        """Zero where nobody was; in a symmetric table an entry is touched if its row is and its column is."""
-        noise = self.mechanism.noise(shape, sigma, clip, symmetric=symmetric, source=source, purpose=purpose)
-        touched = self._touched[purpose.rpartition("/")[2]].to(noise)
-        noise *= touched.unsqueeze(1)
-        return noise * touched if symmetric else noise
+        self.touched = {name: torch.zeros(rows, dtype=torch.bool) for name, (rows, _) in query.tables.items()}
+        for answer in self.engine.answers(query, round=round, phase=phase, clip=clip):
+            for name, part in answer.contributions.items():
+                if name in self.touched:
+                    self.touched[name][part.index[(part.value != 0).view(len(part.index), -1).any(dim=1)]] = True
+            yield answer
 
 
-def with_defect(defect: Defect, engine: Engine) -> tuple[Engine, Mechanism]:
-    """The engine and the mechanism of a private engine with a defect. "unmerged" is one of queries: see `Repeated`."""
-    if defect == "weak-noise":
-        return engine, WeakNoise()
-    if defect == "no-clip":
-        return Unclipped(engine), Gaussian()
+@dataclass(eq=False)
+class TouchedRows:
+    """Noised sums with noise on those rows alone that somebody touched: the others are released as they are, zero.
+
+    In a symmetric table an entry is touched if its row is and its column is.
+
+    Attributes:
+        sums: the sound ones.
+        trust: theirs.
+    """
+
+    sums: PrivateSums
+    trust: Trust = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.trust = self.sums.trust
+
+    @property
+    def name(self) -> str:
+        """That it is broken."""
+        return f"on touched rows alone, {self.sums.name}"
+
+    def sum(self, engine: Engine, asked: Asked) -> Totals:
+        """The sound sum, without the noise where nobody was."""
+        watched = _Touching(engine)
+        totals = self.sums.sum(watched, asked)
+        sums = dict(totals.sums)
+        for name, touched in watched.touched.items():
+            kept = touched.to(sums[name])
+            sums[name] = sums[name] * kept.unsqueeze(1)
+            if name in asked.query.symmetric:
+                sums[name] = sums[name] * kept
+        return replace(totals, sums=sums)
+
+
+def with_defect(
+    defect: Defect, sums: PrivateSums, *, times: int, clients: int, correlation: Correlation | None
+) -> PrivateSums:
+    """Noised sums with a defect. "users-clipped" is one of the population and stands with the canaries.
+
+    Args:
+        defect: what is planted.
+        sums: the sound ones.
+        times: how often interactions were recorded.
+        clients: who share the noise.
+        correlation: of the noise over rounds.
+    """
     if defect == "touched-rows":
-        touched = TouchedRows(engine)
-        return touched, touched
-    return engine, Gaussian()
-
-
-def repeated(query: Query, times: int, defect: Defect) -> Query:
-    """A query as users with repeated interactions answer it, soundly or not."""
-    return query if times == 1 else Repeated(query, times, merged=defect != "unmerged")
+        return TouchedRows(sums)
+    if defect == "one-participation":
+        assert correlation is not None  # by `require_plantable`
+        coefficients, rounds = square_root(correlation.band), correlation.rounds
+        once, whole = (sensitivity(coefficients, rounds, cycle) for cycle in (rounds, correlation.cycle))
+        return Changed(sums, weakened(once / whole))
+    changes: dict[str, Callable[[Asked], Asked]] = {
+        "weak-noise": weakened(_WEAKNESS),
+        "no-clip": _unclipped,
+        "unmerged": lambda asked: replace(asked, query=repeated(asked.query, times, merged=False)),
+        "first-clip": _FirstClip(),
+        "bare-bits": weakened(_NOTHING, BIT),
+        "bare-looks": weakened(_NOTHING, *_LOOKED_AT),
+        "thin-shares": weakened(clients**-0.5),
+        "single-clip": weakened(0.5),
+    }
+    return Changed(sums, changes[defect]) if defect in changes else sums

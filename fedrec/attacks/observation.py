@@ -113,8 +113,9 @@ def check_watchable(target: Target, sums: Sequence[int], rounds: int = 1, after:
     """Whether an arm has as many rounds, and as many users beside one, as an attack is to watch.
 
     Raises:
-        ConfigError: if it has not.
+        ConfigError: if it has not, or cannot be played, see `Target.require_plain`.
     """
+    target.require_plain()
     if after + rounds > target.method.rounds:
         raise ConfigError(f"after = {after}, rounds = {rounds}: the arm has {target.method.rounds} rounds; lower them")
     for size in sums:

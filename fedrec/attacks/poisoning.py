@@ -75,6 +75,7 @@ class Poisoning:
 
     def check(self, target: Target) -> None:
         """The arm must train an item table by its changes, and have items to promote."""
+        target.require_plain()
         draw_targets(target, self.config.targets)
         query = target.memory
         items = None if query is None else query.broadcast.get("items")

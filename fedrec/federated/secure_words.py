@@ -64,8 +64,8 @@ def _bit(answer: Answer) -> Rows:
 
 
 def contribution_to(answer: Answer, table: str) -> Contribution:
-    """What an answer adds to a table, or its clip bit, shifted by a half."""
-    return _bit(answer) if table == BIT else answer.contributions[table]
+    """What an answer adds to a table, or its clip bit, shifted by a half, unless it brings another."""
+    return _bit(answer) if table == BIT and BIT not in answer.contributions else answer.contributions[table]
 
 
 def words_of_answer(answer: Answer, asked: Asked, points: Mapping[Part, FixedPoint]) -> Words:

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count
 
 from scipy import optimize
@@ -241,6 +241,13 @@ def calibrate(schedule: Schedule, epsilon: float, delta: float, accountant: Acco
     Raises:
         PrivacyError: if no amount of noise reaches the target, or it is too large to mean anything.
     """
+    return dict(_calibrated(schedule, epsilon, delta, accountant))
+
+
+@lru_cache(maxsize=64)  # the same arm is checked, trained and audited
+def _calibrated(
+    schedule: Schedule, epsilon: float, delta: float, accountant: Accountant
+) -> tuple[tuple[str, float], ...]:
     if not 0 < epsilon <= _LARGEST_EPSILON:
         raise PrivacyError(f"epsilon = {epsilon}; give a target above 0 and at most {_LARGEST_EPSILON:.0f}, such as 8")
     unit = schedule.ledger(schedule.noise_multipliers(1.0)).history()
@@ -255,7 +262,8 @@ def calibrate(schedule: Schedule, epsilon: float, delta: float, accountant: Acco
     # RDP is quick and gives a place to start; it cannot resolve the smallest ε, and need not.
     start = _least_noise(lambda x: spent(x, "rdp"), max(epsilon, 0.1), start=0.0, step=1.0, tolerance=0.05)
     log_sigma = _least_noise(lambda x: spent(x, accountant), epsilon, start=start, step=0.1, tolerance=2e-4)
-    return {query: _rounded_up(sigma) for query, sigma in schedule.noise_multipliers(math.exp(log_sigma)).items()}
+    multipliers = schedule.noise_multipliers(math.exp(log_sigma))
+    return tuple((query, _rounded_up(sigma)) for query, sigma in multipliers.items())
 
 
 def _least_noise(

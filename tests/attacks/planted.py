@@ -10,7 +10,7 @@ import pandas as pd
 from fedrec.attacks import Target
 from fedrec.components import Config
 from fedrec.data import Interactions, Vocabulary
-from fedrec.federated import METHODS, EngineConfig, FederatedRecommender, ParticipationConfig
+from fedrec.federated import METHODS, EngineConfig, FederatedRecommender, ParticipationConfig, PopulationConfig
 from fedrec.privacy import PrivacyConfig
 
 
@@ -47,17 +47,22 @@ def target(
     *,
     rate: float = 1.0,
     seed: int = 0,
+    participation: ParticipationConfig | None = None,
+    population: PopulationConfig | None = None,
+    looks: int = 0,
 ) -> Target:
-    """An arm of a method, never stopped early; it has no validation part."""
+    """An arm of a method, which looks at the validation part every so many rounds; each eighth interaction is in it."""
     method = METHODS[kind]
     fields = method.config_class.model_fields
     config: Config = method.config_class.model_validate(
-        settings | ({"stopping": {"patience": 0}} if "stopping" in fields else {})
+        settings | ({"stopping": {"patience": looks, "every": max(1, looks)}} if "stopping" in fields else {})
     )
     recommender = FederatedRecommender(
         method(config),  # type: ignore[call-arg]
-        participation=ParticipationConfig(rate=rate),
+        population=population,
+        participation=participation or ParticipationConfig(rate=rate),
         privacy=privacy,
         engine=EngineConfig(device="cpu"),
     )
-    return Target(recommender, train, train.take(np.zeros(0, dtype=np.int64)), seed)
+    held_out = np.arange(0, len(train.user) if looks else 0, 8)
+    return Target(recommender, train, train.take(held_out), seed)

@@ -9,8 +9,9 @@ import torch
 
 from fedrec.attacks import Audit, AuditConfig, AuditResult
 from fedrec.attacks.audit import accuracy
-from fedrec.attacks.canaries import play
-from fedrec.attacks.defects import Defect, Repeated
+from fedrec.attacks.canaries import Planting, play
+from fedrec.attacks.defects import Defect
+from fedrec.attacks.repeated import Repeated
 from fedrec.errors import ConfigError
 from fedrec.federated import Devices, LocalEngine
 from fedrec.federated.queries import Count, Gram
@@ -75,9 +76,9 @@ def test_a_sampled_arm_is_audited_over_its_whole_transcript() -> None:
     settings = {"dim": 4, "rounds": 20, "clip": 0.005, "negatives": 1}
     privacy = PrivacyConfig(noise_multiplier=4.0, delta=DELTA)
     found = target("ego-lightgcn", settings, TRAIN, privacy, rate=0.25)
-    sound = play(found, 200, 20)
+    sound = play(found, Planting(200, 20))
     assert sound.releases == 20
-    weak = play(found, 200, 20, "weak-noise")
+    weak = play(found, Planting(200, 20, defect="weak-noise"))
     assert accuracy(weak.likelihood, weak.included) > accuracy(sound.likelihood, sound.included) + 0.15
     assert Audit(AuditConfig(canaries=200, items=20)).audit(found, "none").holds
     assert not Audit(AuditConfig(canaries=200, items=20)).audit(found, "weak-noise").holds
@@ -86,16 +87,16 @@ def test_a_sampled_arm_is_audited_over_its_whole_transcript() -> None:
 def test_untouched_rows_are_those_that_only_an_absent_canary_would_have_touched() -> None:
     kind, settings, _, _ = ARMS["popularity"]
     privacy = PrivacyConfig(noise_multiplier=SIGMA, delta=DELTA)
-    scores = play(target(kind, settings, TRAIN, privacy), 50, 3, "touched-rows")
+    scores = play(target(kind, settings, TRAIN, privacy), Planting(50, 3, defect="touched-rows"))
     assert scores.untouched.tolist() == torch.where(scores.included, 0.0, -3.0).tolist()
-    assert play(target(kind, settings, TRAIN, privacy), 50, 3).untouched.abs().sum() == 0
+    assert play(target(kind, settings, TRAIN, privacy), Planting(50, 3)).untouched.abs().sum() == 0
 
 
 def test_the_likelihood_ratio_is_that_of_the_noise() -> None:
     # Without noise to speak of, ⟨r, c⟩ is ‖c‖² for those who are in and 0 for the others: ±½‖c‖²/s², ‖c‖ the clip.
     privacy = PrivacyConfig(noise_multiplier=0.5, delta=DELTA)
     arm = target("popularity", {"clip": 1.0}, TRAIN, privacy)
-    scores = play(arm, 400, 4)
+    scores = play(arm, Planting(400, 4))
     # Four items and a clip of 1: mean ±2 and deviation 2 at s = ½. Within five deviations of the mean over some 190.
     assert scores.likelihood[scores.included].mean() == pytest.approx(2.0, abs=0.75)
     assert scores.likelihood[~scores.included].mean() == pytest.approx(-2.0, abs=0.75)

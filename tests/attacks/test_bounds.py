@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedrec.attacks.bounds import best_one_run_bound, gaussian_epsilon, one_run_bound, one_run_p_value
+from fedrec.attacks.bounds import (
+    best_one_run_bound,
+    gaussian_epsilon,
+    many_runs_bound,
+    one_run_bound,
+    one_run_p_value,
+    rates_bound,
+)
 from fedrec.errors import DataError
 
 
@@ -79,3 +86,34 @@ def test_gaussian_epsilon_inverts_the_profile() -> None:
     # Dong, Roth & Su: at ε = 1 and μ = 1, δ = Φ(−½) − e Φ(−1½) = .30854 − 2.71828 · .06681 = .12693.
     assert gaussian_epsilon(1.0, 0.126937) == pytest.approx(1.0, abs=1e-4)
     assert gaussian_epsilon(-0.3, 1e-5) == 0.0
+
+
+def test_rates_by_hand() -> None:
+    # 20 of 20 caught and none of 30 alarmed, each rate held to 2.5%: at least .025^(1/20), at most 1 − .025^(1/30).
+    least, most = 0.025 ** (1 / 20), 1 - 0.025 ** (1 / 30)
+    assert rates_bound(20, 20, 0, 30, 0.0) == pytest.approx(math.log(least / most))
+    assert rates_bound(20, 20, 0, 30, 0.1) == pytest.approx(math.log((least - 0.1) / most))
+    assert rates_bound(20, 20, 0, 30, 0.9) == 0.0  # δ alone explains it
+    assert rates_bound(0, 20, 0, 30, 0.0) == rates_bound(5, 20, 30, 30, 0.0) == 0.0
+
+
+def test_many_runs_of_randomised_response_are_covered() -> None:
+    # In and out are told apart by one bit that is right with probability e/(1 + e): ε = 1 exactly.
+    numbers, bounds = np.random.default_rng(0), []
+    for _ in range(150):
+        included = torch.from_numpy(numbers.random(600) < 0.5)
+        told = included ^ torch.from_numpy(numbers.random(600) > math.e / (1 + math.e))
+        bounds.append(many_runs_bound([told.double()], included, 0.0))
+    # Each of two rates is wrong in 2.5% of audits at most: 7.5 alarms of 150 by the theorem, beyond 16 once in 600.
+    assert sum(bound > 1.0 for bound in bounds) <= 16
+    assert np.mean(bounds) > 0.5
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_many_runs_find_the_side_that_tells(sign: float) -> None:
+    # Told from one side alone: half of those who are in (or out) show it, and nobody else does.
+    included = torch.arange(2000) % 2 == (0 if sign > 0 else 1)
+    told = sign * (included if sign > 0 else ~included).double() * (torch.arange(2000) % 4 < 2)
+    # 250 of 500 caught, and none of 500 alarmed.
+    assert many_runs_bound([torch.zeros(2000), told], included, 1e-5) > math.log(0.45 / 0.0075)
+    assert many_runs_bound([torch.zeros(2000)], included, 1e-5) == 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedrec.attacks import case_of, observe
+from fedrec.attacks import History, HistoryConfig, Poisoning, PoisoningConfig, case_of, observe
 from fedrec.errors import ConfigError
-from fedrec.federated import Ask, Devices, LocalEngine
+from fedrec.federated import Ask, Devices, LocalEngine, PopulationConfig
 from fedrec.privacy import Clip, PrivacyConfig
 from tests.attacks.planted import interactions, target
 
@@ -89,8 +89,15 @@ def test_clips_are_those_of_the_schedule() -> None:
 )
 def test_guarantees_that_cannot_be_played_are_refused(changes: dict[str, object]) -> None:
     privacy = PrivacyConfig.model_validate({"noise_multiplier": 2.0, "delta": 1e-3} | changes)
-    with pytest.raises(ConfigError, match="attacks play"):
+    with pytest.raises(ConfigError, match="this attack plays"):
         observe(target("ego-lightgcn", EGO, TRAIN, privacy))
+
+
+def test_arms_over_silos_are_for_the_audit_alone() -> None:
+    silos = PopulationConfig(kind="silos", silos=4)
+    for attack in (History(HistoryConfig(sums=(1,))), Poisoning(PoisoningConfig())):
+        with pytest.raises(ConfigError, match="this attack is on users"):
+            attack.check(target("ego-lightgcn", EGO, TRAIN, population=silos))
 
 
 def test_noise_of_a_budget_that_grows_is_that_of_each_round() -> None:
