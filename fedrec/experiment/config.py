@@ -196,13 +196,15 @@ class ExperimentConfig(Config):
 
 
 def _sayable(value: Any) -> Any:
-    """A dumped model without None, which TOML has no word for, and without tables that are empty then."""
+    """A dumped model without None, which TOML has no word for, and without tables of nothing.
+
+    A table of nothing but None stays: it says that there is one, all of whose settings are their defaults.
+    """
     if isinstance(value, list):
         return [_sayable(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    said = {key: _sayable(entry) for key, entry in value.items()}
-    return {key: entry for key, entry in said.items() if entry is not None and entry != {}}
+    return {key: _sayable(entry) for key, entry in value.items() if entry is not None and entry != {}}
 
 
 def read_config(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:

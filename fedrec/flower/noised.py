@@ -17,8 +17,9 @@ from fedrec.federated.engine import Engine, Totals
 from fedrec.federated.private_sums import Asked
 from fedrec.federated.secure_words import least_of
 from fedrec.flower.adding import CompensatedSum
-from fedrec.flower.engine import FlowerEngine, Roll
+from fedrec.flower.engine import FlowerEngine
 from fedrec.flower.own_noise import OwnNoise
+from fedrec.flower.post import Roll
 from fedrec.flower.records import ROUNDING, NodeAnswer
 from fedrec.flower.requests import request_to_record
 from fedrec.flower.secure_messages import SecureMessages
@@ -140,7 +141,7 @@ class MaskedNoisedNodes:
         noise = self._devices.noise(asked, clients)
         if self._noise.executed:
             noise.require_feasible(max(drawn.values(), default=0))
-        panel = _Clients(drawn, self._noise.answering, f"round {asked.round}, '{asked.query.kind}'")
+        panel = _Clients(drawn, self._noise.answering, f"round {asked.round}, secure sum of '{asked.query.kind}'")
         told = replace(self._noise, parts=tuple(asked.parts), drawn=clients)
         sums, totals = self._messages.sum(asked.query, moment, asked.clip, _Noised(noise, told), panel)
         failed = dict(silent + Counter(totals.failed))

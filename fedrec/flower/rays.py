@@ -39,10 +39,11 @@ from fedrec.federated import (
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
 from fedrec.flower.client import Values, client_app
-from fedrec.flower.engine import FlowerEngine, Post, greet
+from fedrec.flower.engine import FlowerEngine
 from fedrec.flower.holdings import load_devices, save_devices
 from fedrec.flower.internals import run_on_ray
 from fedrec.flower.node import Holding
+from fedrec.flower.post import Post, greet
 from fedrec.flower.server import server_app
 from fedrec.flower.stores import FolderStore, Kept
 from fedrec.privacy import Clip, Mechanism, PrivacyConfig, UniformSource

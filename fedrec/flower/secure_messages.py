@@ -22,7 +22,8 @@ from fedrec.errors import DataError, PrivacyError
 from fedrec.federated import Query, Totals
 from fedrec.flower import secure
 from fedrec.flower.client import SECURE
-from fedrec.flower.engine import FlowerEngine, Roll
+from fedrec.flower.engine import FlowerEngine
+from fedrec.flower.post import Roll
 from fedrec.flower.records import size
 from fedrec.flower.requests import Moment, request_alone, request_to_record, require_heading
 from fedrec.privacy import Clip

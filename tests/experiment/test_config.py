@@ -48,6 +48,15 @@ def test_what_toml_cannot_say_is_refused() -> None:
         config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"categories": None})}).to_toml()
 
 
+def test_a_section_of_defaults_alone_is_a_section(tmp_path: Path) -> None:
+    """`continual = {}` asks for correlated noise, with every setting of it None."""
+    cycles = {"sampling": "cyclic", "rate": 0.5}
+    config = read(arms=[{"name": "a", "method": EGO, "privacy": {**EPS, "continual": {}}, "participation": cycles}])
+    assert config.arms[0].privacy is not None
+    assert config.arms[0].privacy.continual is not None
+    assert tomllib.loads(config.to_toml())["arms"][0]["privacy"]["continual"] == {}
+
+
 def test_a_federated_arm_has_a_population_and_a_central_one_has_none() -> None:
     popularity, central, federated, private = read().arms
     assert popularity.population is not None
