@@ -19,6 +19,7 @@ from fedrec.federated import (
     ParticipationConfig,
     PrivateEngine,
     Query,
+    ReferenceEngine,
     Rows,
     State,
     secure_words,
@@ -34,6 +35,7 @@ from fedrec.privacy import (
     PlannedRelease,
     Schedule,
     SeededNoise,
+    Unit,
     bit_of,
 )
 from fedrec.privacy.fixed_point import FixedPoint
@@ -253,6 +255,21 @@ def test_who_answers_nonsense_sends_noise_alone_and_moves_nobody_elses(devices: 
         purpose=f"1/0/count/count/{int(devices.keys[0])}",
     )
     torch.testing.assert_close(with_it.sums["count"] - without.sums["count"], noise)
+
+
+@pytest.mark.parametrize("silos", [False, True], ids=["users", "silos"])
+def test_noise_of_devices_is_the_same_over_the_reference(devices: Devices, silos: bool) -> None:
+    some = Devices(devices.keys, devices.indptr, devices.items, 25, torch.arange(40) % 8) if silos else devices
+    unit: Unit = "silo" if silos else "user"
+    for way in (LocalNoise(Gaussian(), source()), DistributedNoise(source(), 40, 0.9)):
+        one, other = (
+            PrivateEngine(
+                engine(some, Streams(0)), PLAN, PLAN.noise_multipliers(SIGMA), source(), Gaussian(), sums=way, unit=unit
+            ).sum(GRAM, round=1)
+            for engine in (LocalEngine, ReferenceEngine)
+        )
+        assert (one.sums["gram"] - other.sums["gram"]).abs().max() < 1e-6
+        assert one.answered == other.answered == (8 if silos else 40)
 
 
 @pytest.mark.parametrize("way", ["distributed", "local"])

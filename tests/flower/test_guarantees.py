@@ -44,7 +44,17 @@ from fedrec.flower.noised import NoisedNodes
 from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.records import arrays, tensors
 from fedrec.flower.requests import request_from_record, request_to_record
-from fedrec.privacy import Clip, Gaussian, Part, PlannedRelease, PrivacyConfig, Schedule, SeededNoise, SystemNoise
+from fedrec.privacy import (
+    Clip,
+    ContinualConfig,
+    Gaussian,
+    Part,
+    PlannedRelease,
+    PrivacyConfig,
+    Schedule,
+    SeededNoise,
+    SystemNoise,
+)
 from fedrec.recommenders.recommender import Tensors, Training
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
@@ -491,3 +501,22 @@ METHOD_QUERY = LocalTraining(torch.randn(25, 4, dtype=torch.float64), "bce", 2, 
 def longer(reply: Message, norm: float) -> Message:
     reply.content["sums"] = arrays({"items": torch.eye(25, 4, dtype=torch.float64) * norm / 2})
     return reply
+
+
+def test_a_node_that_is_lost_in_a_round_changes_no_correlated_noise(devices: Devices) -> None:
+    """Its users miss their turn, which nobody is charged for; what later rounds take back is what was added."""
+    cycles = ParticipationConfig(sampling="cyclic", rate=0.5)
+    schedule = Schedule((PlannedRelease(query="count", draws=5, clip=1.2),), 0.5, "cyclic")
+    section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, continual=ContinualConfig(band=3))
+    released = []
+    for away in (set[int](), {4}):
+        grid = grid_of(devices, PARTS)
+        private = protect(engine_on(grid, participation=cycles), schedule, section, SeededNoise(Streams(3)), 40)
+        for round in range(1, 6):
+            grid.away = away if round == 2 else set()
+            released.append(private.sum(Count(25), round=round).sums["count"])
+    lost = LocalEngine(devices.take(torch.tensor(PARTS[3])), Streams(3), cycles)
+    missing = lost.sum(Count(25), round=2, clip=Clip(1.2)).sums["count"]
+    assert missing.abs().max() > 0.1
+    for round, (whole, without) in enumerate(zip(released[:5], released[5:], strict=True), start=1):
+        torch.testing.assert_close(whole - without, missing if round == 2 else torch.zeros_like(missing))
