@@ -10,13 +10,12 @@ import hashlib
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
-from torch import Tensor
 
 from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
@@ -25,6 +24,7 @@ from fedrec.flower.exact_layout import exact_layout
 from fedrec.flower.holdings import as_one_silo
 from fedrec.flower.own_noise import OwnNoise, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
+from fedrec.flower.remembered import after, begun, remembered, require_unopened
 from fedrec.flower.requests import (
     Greeting,
     Request,
@@ -160,16 +160,16 @@ class Node:
         try:
             request = request_from_record(record)
             session, number = secure.session_from_record(record)
-            kept = self._kept(request)
+            kept = remembered(self._store, request)
             step = secure.step_from(record)
             noised = False
             if step == secure.ADVERTISE:
                 summand = Summand(number, session)
             else:
-                summand, noised = _begun(kept, session, number)
+                summand, noised = begun(kept, session, number)
             if step == secure.MASK:
                 answer, noised = self._masked(summand, record, request)
-                kept = self._kept(request)
+                kept = remembered(self._store, request)
             else:
                 answer = _step(step, summand, record)
             if step == secure.UNMASK and noised:
@@ -186,7 +186,7 @@ class Node:
         query = self._payloads.read(record, request, self._largest)
         noise = self._own_noise(record, query, request)
         if noise is not None:
-            _require_unopened(self._kept(request), request)
+            require_unopened(remembered(self._store, request), request)
             secure.require_length(noise.length(query, request), summand.session)
             words = self._over(query, request, partial(_noised_words, noise, request))
         else:
@@ -222,18 +222,6 @@ class Node:
             raise DataError(f"query '{query.kind}' with a clip, for a sum that is no release")
         return exact
 
-    def _kept(self, request: Request) -> Kept:
-        """What is remembered of a request's session.
-
-        Raises:
-            ConfigError: if a later moment was answered already.
-        """
-        kept = self._store.load(request.run)
-        if kept is None or kept.session != request.session:
-            kept = Kept(request.session, secret="" if kept is None else kept.secret)
-        _require_current(kept, request)
-        return kept
-
     def sum(self, query: Query, request: Request) -> Totals:
         """The sum over its users, their private state being committed under the moment.
 
@@ -259,12 +247,12 @@ class Node:
             engine.restore(base)
         found = answer(engine, query, kept.secret)
         same = base is not None and not query.private and participation.late == "discard"
-        self._store.save(_after(kept, request, base if base is not None and same else engine.tensors()))
+        self._store.save(after(kept, request, base if base is not None and same else engine.tensors()))
         return found
 
     def _engine(self, request: Request) -> tuple[Kept, LocalEngine]:
         """What is remembered, with a secret if one is needed, and an engine over its users who remember nothing yet."""
-        kept, sample = self._kept(request), None
+        kept, sample = remembered(self._store, request), None
         if request.randomness == "os":
             if not kept.secret:
                 kept = replace(kept, secret=secrets.token_hex(32))
@@ -292,19 +280,6 @@ def _noised_words(noise: OwnNoise, request: Request, engine: LocalEngine, query:
     return noise.words(engine, query, request, source)
 
 
-def _require_unopened(kept: Kept, request: Request) -> None:
-    """Refuse to add other noise to a sum that may have been opened.
-
-    Raises:
-        PrivacyError: if what opens it was revealed.
-    """
-    if request.randomness == "os" and request.moment <= kept.opened:
-        raise PrivacyError(
-            f"round {request.round}, phase {request.phase} may have been opened before, which the server's journal has "
-            "lost; other noise on its sum is a release that no ledger has: start a new run"
-        )
-
-
 def _noised(
     noise: OwnNoise, request: Request, record: RecordDict, engine: LocalEngine, query: Query, secret: str
 ) -> Totals:
@@ -316,18 +291,6 @@ def _derived(secret: str, purpose: str) -> bytes:
     return hashlib.blake2b(purpose.encode(), key=bytes.fromhex(secret), digest_size=32).digest()
 
 
-def _begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
-    """The node's side of a secure sum that has begun, and whether noise of its users went under its mask.
-
-    Raises:
-        PrivacyError: if it is not this one: what was agreed on has changed, or its secrets are gone.
-    """
-    packed = json.loads(kept.summand) if kept.summand else {}
-    if (packed.get("label"), packed.get("number")) != (session.label, number):
-        raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
-    return Summand.unpack(number, session, packed), packed["noised"]
-
-
 def _require_room(query: Query, request: Request, most: int) -> None:
     """Refuse tables that a few words of a message can ask for, and that no memory holds."""
     in_full = request.clip or request.drawn_by.late == "fold"
@@ -335,21 +298,6 @@ def _require_room(query: Query, request: Request, most: int) -> None:
     size = 8 * sum(map(math.prod, shapes))
     if size > most:
         raise DataError(f"query '{query.kind}' asks for tables of {size:,} bytes; this node has room for {most:,}")
-
-
-def _require_current(kept: Kept, request: Request) -> None:
-    """Refuse what was sent before the last message that was answered, unless the server goes back on purpose."""
-    if request.attempt < kept.attempt or (request.attempt == kept.attempt and request.moment < kept.latest):
-        raise ConfigError(
-            f"an old query: round {request.round}, phase {request.phase} of attempt {request.attempt}, and round "
-            f"{kept.latest[0]}, phase {kept.latest[1]} of attempt {kept.attempt} was answered already"
-        )
-    # What was asked later was computed from what was released then. A seed would repeat the noise.
-    if request.clip and request.randomness == "os" and request.moment < kept.latest:
-        raise PrivacyError(
-            f"round {request.round}, phase {request.phase} was released before, which the server's journal has lost; "
-            "other noise on its sum is a release that no ledger has: start a new run"
-        )
 
 
 def require_own_draw(participation: ParticipationConfig) -> ParticipationConfig:
@@ -364,10 +312,3 @@ def require_own_draw(participation: ParticipationConfig) -> ParticipationConfig:
             "who knows everyone's draw; set 'poisson' or 'cyclic'"
         )
     return participation
-
-
-def _after(kept: Kept, request: Request, state: Mapping[str, Tensor]) -> Kept:
-    """What is remembered once a request is answered: its own state, where it began, and what the server may need."""
-    needed = {kept.moment_at(moment) for moment in (request.base, *request.kept)}
-    states = {moment: before for moment, before in kept.states.items() if moment in needed}
-    return replace(kept, attempt=request.attempt, latest=request.moment, states={**states, request.moment: state})

@@ -1,0 +1,75 @@
+"""What a node remembers of a session: whether it may answer, and what it keeps once it has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from fedrec.errors import ConfigError, PrivacyError
+from fedrec.flower.requests import Request
+from fedrec.flower.stores import Kept, Store
+from fedrec.privacy.secure_sum import Session, Summand
+
+
+def remembered(store: Store, request: Request) -> Kept:
+    """What is remembered of a request's session.
+
+    Raises:
+        ConfigError: if a later moment was answered already.
+        PrivacyError: if what follows from a release was asked since, and other noise would be added to it.
+    """
+    kept = store.load(request.run)
+    if kept is None or kept.session != request.session:
+        kept = Kept(request.session, secret="" if kept is None else kept.secret)
+    _require_current(kept, request)
+    return kept
+
+
+def _require_current(kept: Kept, request: Request) -> None:
+    """Refuse what was sent before the last message that was answered, unless the server goes back on purpose."""
+    if request.attempt < kept.attempt or (request.attempt == kept.attempt and request.moment < kept.latest):
+        raise ConfigError(
+            f"an old query: round {request.round}, phase {request.phase} of attempt {request.attempt}, and round "
+            f"{kept.latest[0]}, phase {kept.latest[1]} of attempt {kept.attempt} was answered already"
+        )
+    # What was asked later was computed from what was released then. A seed would repeat the noise.
+    if request.clip and request.randomness == "os" and request.moment < kept.latest:
+        raise PrivacyError(
+            f"round {request.round}, phase {request.phase} was released before, which the server's journal has lost; "
+            "other noise on its sum is a release that no ledger has: start a new run"
+        )
+
+
+def require_unopened(kept: Kept, request: Request) -> None:
+    """Refuse to add other noise to a sum that may have been opened.
+
+    Raises:
+        PrivacyError: if what opens it was revealed.
+    """
+    if request.randomness == "os" and request.moment <= kept.opened:
+        raise PrivacyError(
+            f"round {request.round}, phase {request.phase} may have been opened before, which the server's journal has "
+            "lost; other noise on its sum is a release that no ledger has: start a new run"
+        )
+
+
+def begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
+    """The node's side of a secure sum that has begun, and whether noise of its users went under its mask.
+
+    Raises:
+        PrivacyError: if it is not this one: what was agreed on has changed, or its secrets are gone.
+    """
+    packed = json.loads(kept.summand) if kept.summand else {}
+    if (packed.get("label"), packed.get("number")) != (session.label, number):
+        raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
+    return Summand.unpack(number, session, packed), packed["noised"]
+
+
+def after(kept: Kept, request: Request, state: Mapping[str, Tensor]) -> Kept:
+    """What is remembered once a request is answered: its own state, where it began, and what the server may need."""
+    needed = {kept.moment_at(moment) for moment in (request.base, *request.kept)}
+    states = {moment: before for moment, before in kept.states.items() if moment in needed}
+    return replace(kept, attempt=request.attempt, latest=request.moment, states={**states, request.moment: state})
