@@ -385,6 +385,27 @@ def test_bars_show_the_round_the_validation_metric_and_the_run(monkeypatch: pyte
         assert shown in last
 
 
+def test_the_rounds_of_a_run_elsewhere_are_a_bar_and_all_else_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the lines that `fedrec.experiment.deployed` logs and Flower streams."""
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=120))
+    with console.following() as tell:
+        for line in ("fedrec: federated, seed 3", "fedrec: round 5 of 20, 2 nodes, 1 failed", "fedrec: [odd] line"):
+            tell(line)
+    shown = screen.getvalue()
+    assert "fedrec: [odd] line" in shown
+    assert "fedrec: round" not in shown
+    last = shown.splitlines()[-2]  # before the cursor is shown again
+    assert all(part in last for part in ("federated, seed 3", "5/20", "2 nodes, 1 failed"))
+
+
+def test_without_a_terminal_the_lines_of_a_run_elsewhere_are_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.following() as tell:
+        tell("fedrec: round 5 of 20, 2 nodes")
+        tell("INFO : [a] line")
+    assert capsys.readouterr().err == "fedrec: round 5 of 20, 2 nodes\nINFO : [a] line\n"
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ import typer
 
 from fedrec import __version__
 from fedrec.cli import data
-from fedrec.cli.console import progress, say, show_paragraph, show_table
+from fedrec.cli.console import following, progress, say, show_paragraph, show_table
 from fedrec.errors import ConfigError, FedrecError
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ def _submit(experiment: ExperimentConfig, folder: Path) -> None:
     if experiment.engine.superlink is None:
         raise ConfigError("engine.kind = 'flower' and no SuperLink; give its address with --superlink host:port")
     if not RunDirectory(folder).finished:
-        submit(experiment.to_toml(), experiment.engine.superlink, folder)
+        with following() as tell:
+            submit(experiment.to_toml(), experiment.engine.superlink, folder, tell)
     show_table(summary_table(folder))
     _show_guarantees(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from fedrec.experiment import Step
 
 SECONDS_BETWEEN_LINES = 30.0  # a log of an hour stays readable
+
+_BEGUN = re.compile(r"fedrec: (.+, seed \d+)")
+_ROUND = re.compile(r"fedrec: round (\d+) of (\d+), (.+)")
 
 out = Console()
 err = Console(stderr=True)
@@ -54,6 +58,37 @@ def progress() -> Iterator[Callable[[Step], None]]:
     )
     with Progress(*columns, console=err) as display:
         yield _Bars(display).show
+
+
+@contextmanager
+def following() -> Iterator[Callable[[str], None]]:
+    """What is to be told of the lines of a run elsewhere: on a terminal those of its rounds are a bar."""
+    if not err.is_terminal:
+        yield _show_line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[nodes]}"))
+    with Progress(*columns, TimeRemainingColumn(compact=True), console=err) as display:
+        yield _Rounds(display).show
+
+
+def _show_line(line: str) -> None:
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Rounds:
+    """One bar, for the arm and seed at work; `fedrec.experiment.deployed` logs the lines that move it."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._bar = display.add_task("", total=None, nodes="", visible=False)
+
+    def show(self, line: str) -> None:
+        if begun := _BEGUN.fullmatch(line):
+            self._display.reset(self._bar, total=None, description=begun[1], nodes="", visible=True)
+        elif done := _ROUND.fullmatch(line):
+            self._display.update(self._bar, completed=int(done[1]), total=int(done[2]), nodes=done[3])
+        else:
+            _show_line(line)
 
 
 class _Bars:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -45,8 +45,8 @@ def write_app(folder: Path, experiment: str, out: str = "") -> None:
     (folder / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
 
 
-def submit(experiment: str, superlink: str, out: Path) -> None:
-    """Give an experiment to a SuperLink and show what it says, until it is done.
+def submit(experiment: str, superlink: str, out: Path, tell: Callable[[str], None]) -> None:
+    """Give an experiment to a SuperLink and pass on what it says, until it is done.
 
     Args:
         experiment: the text of a TOML file.
@@ -54,6 +54,7 @@ def submit(experiment: str, superlink: str, out: Path) -> None:
             address that a connection there has is reached as it says (with its certificates); on this machine any other
             is reached without TLS.
         out: the run directory, on the SuperLink's machine.
+        tell: is told of each line that the run says, as it comes.
 
     Raises:
         ConfigError: if there is no such connection, or the address is another machine's and no connection has it.
@@ -70,12 +71,27 @@ def submit(experiment: str, superlink: str, out: Path) -> None:
             name = CONNECTION
         flwr = str(Path(sys.executable).parent / "flwr")
         command = [flwr, "run", str(Path(temporary) / "app"), name, "--stream"]
-        done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
-    if done.returncode or not (out / "summary.json").exists():
+        code = _told(command, {**environment, "PYTHONUNBUFFERED": "1"}, tell)
+    if code or not (out / "summary.json").exists():
         raise RunError(
             f"the run on {superlink} did not finish; its log above says why. A run that was interrupted goes on with: "
             f"fedrec resume {out}"
         )
+
+
+def _told(command: Sequence[str], environment: Mapping[str, str], tell: Callable[[str], None]) -> int:
+    """Run a command, pass on its lines, and give its exit code."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                tell(line.rstrip("\n"))
+        except BaseException:  # as `subprocess.run` does; whatever it was, nobody listens any more
+            process.kill()
+            raise
+    return process.returncode
 
 
 def _connection(superlink: str, home: Path) -> str | None:
