@@ -27,9 +27,9 @@ _SUMMED = (
 _UNPAID = {
     False: "Not paid for: the test after the last round. Each node sends plain sums over its users: "
     f"{_SUMMED}. Those of few users say what single ones hold.",
-    True: "Not paid for: the test after the last round. Of no single node, and without noise, the server learns sums "
-    f"over all users: {_SUMMED}; how many users have how many items. What only one user adds to, an item that nobody "
-    "else has or a group of one, is that user's.",
+    True: "Not paid for: the test after the last round. The server learns sums over all users, without noise and of no "
+    f"single node: {_SUMMED}; how many users have how many items. What only one user adds to, an item that nobody else "
+    "has or a group of one, is that user's.",
 }
 """What the guarantee says of the test, by whether it is under masks."""
 

@@ -147,7 +147,8 @@ class SharedPoint:
     def _bits(self, low: int, borrowed: int) -> int:
         """The largest f with users · bound · 2^f + nodes/2 < (2^31 − borrowed) · 2^low; each h may be one lower."""
         room = (_HALF - 1 - borrowed) * 2.0**low - 0.5 * self.nodes
-        return math.floor(math.log2(room / (self.users * self.bound))) if room > 0 else -1
+        # Not by log2, which machines may round to either side of a whole number: all nodes must find the same.
+        return math.frexp(room / (self.users * self.bound))[1] - 1 if room > 0 else -1
 
     @property
     def resolution(self) -> float:

@@ -194,7 +194,7 @@ def test_with_trust_secagg_no_message_holds_a_nodes_sum(tmp_path: Path) -> None:
             assert abs(float(words.double().mean()) / 2**32 - 0.5) < 6 * (1 / 12 / len(words)) ** 0.5
     guarantee = json.loads((deployed / "summary.json").read_text())["arms"]["masked"]["guarantee"]
     assert guarantee["trust"] == "secagg"
-    for said in ("Not paid for", "Of no single node, and without noise", "whoever has it and the users' keys"):
+    for said in ("Not paid for", "without noise and of no single node", "whoever has it and the users' keys"):
         assert said in guarantee["words"]
 
 
