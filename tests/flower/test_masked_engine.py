@@ -29,6 +29,7 @@ from fedrec.streams import Streams
 from tests.federated.test_measure import CONFIG, LABELS, small
 from tests.federated.test_measure import dealt as devices_of
 from tests.flower.nodes import ChangedReplies, dealt, engine_on, grid_of
+from tests.flower.test_faults import crashed
 
 SPLIT = small()
 DEVICES = devices_of(SPLIT)
@@ -72,7 +73,7 @@ def on(nodes: int, look: Callable[[Message], None] = lambda message: None) -> Ch
 
 
 def masked(grid: ChangedReplies, answering: float = 0.9, panel: Panel | None = None, **settings: Any) -> MaskedEngine:
-    engine = engine_on(grid, timeout=60.0 if grid.change is None else 0.5, **settings)
+    engine = engine_on(grid, timeout=60.0, **settings)
     return MaskedEngine(engine, answering, panel)
 
 
@@ -133,10 +134,10 @@ def test_a_node_that_is_lost_after_it_has_answered_is_in_the_sum() -> None:
     expected = sums_of(masked(on(6)))
     state: list[str] = []
 
-    def lost(reply: Message) -> Message | None:
+    def lost(reply: Message) -> Message:
         kind = reply.content["answer"]["kind"] if "answer" in reply.content else ""
         state.append(kind)
-        return None if kind == f"secure-{secure.UNMASK}" else reply
+        return crashed(reply) if kind == f"secure-{secure.UNMASK}" else reply
 
     grid.change = lost
     for (_, there), (_, here) in zip(expected, sums_of(masked(grid, answering=0.8)), strict=True):
@@ -146,12 +147,12 @@ def test_a_node_that_is_lost_after_it_has_answered_is_in_the_sum() -> None:
 
 def test_a_node_that_is_lost_before_it_answers_is_not_in_the_sum() -> None:
     grid = on(6)
-    grid.change = lambda reply: None if "words" in reply.content else reply
+    grid.change = lambda reply: crashed(reply) if "words" in reply.content else reply
     found = masked(grid, answering=0.8).sum(Census(60), round=1)
     others = [user for place in (0, 2, 3, 4, 5) for user in dealt(DEVICES, 6)[place]]
     expected = engine_on(grid_of(DEVICES, [others])).sum(Census(60), round=1)
     assert torch.equal(found.sums["items"], expected.sums["items"])
-    assert found.failed == {"mask: no answer within 0.5 s": 1}
+    assert found.failed == {"mask: lost: ClientApp crashed": 1}
     with pytest.raises(PrivacyError, match=r"5 of 6 nodes answered .* opened for 6 or more .* then resume"):
         masked(grid, answering=0.9).sum(Census(60), round=1)
 
@@ -160,7 +161,7 @@ def test_all_sums_of_a_run_are_over_the_same_nodes() -> None:
     """A node that is in one of them and not in another would have its own told by subtraction."""
     grid, fixed = on(6), list[tuple[int, ...]]()
     panel = Panel(fix=fixed.append)
-    grid.change = lambda reply: None if "words" in reply.content else reply  # of node 2
+    grid.change = lambda reply: crashed(reply) if "words" in reply.content else reply  # of node 2
     one = masked(grid, answering=0.8, panel=panel).sum(Census(60), round=1)
     grid.change = None
     asked: list[Message] = []
@@ -170,7 +171,7 @@ def test_all_sums_of_a_run_are_over_the_same_nodes() -> None:
     assert torch.equal(one.sums["items"], other.sums["items"])
     assert {m.metadata.dst_node_id for m in asked if m.metadata.message_type == "query.secure"} >= set(fixed[0])
     assert 2 not in {m.metadata.dst_node_id for m in asked if m.metadata.message_type == "query.secure"}
-    grid.change, grid.node, asked[:] = (lambda reply: None if "words" in reply.content else reply), 3, []
+    grid.change, grid.node, asked[:] = (lambda reply: crashed(reply) if "words" in reply.content else reply), 3, []
     with pytest.raises(PrivacyError, match=r"node 3 is in this run's earlier tests and did not answer.* then resume"):
         masked(grid, answering=0.8, panel=panel).sum(Census(60), round=3)
     assert secure.UNMASK not in {m.content["step"]["step"] for m in asked if "step" in m.content}
