@@ -37,9 +37,11 @@ class PrivacyConfig(Config):
         trust: who adds the noise. "central": the server, which sees every answer. "secagg": the server, which sees
             exact sums. "distributed": every client adds a part of it under masks; the server sees noised sums. "local":
             every client adds enough for itself; the server sees noised answers.
-        answering: of a secure sum's clients, the least share that must answer, and keep its secrets.
+        answering: of a secure sum's clients, the least share that must answer, and keep its secrets; of nodes as well,
+            where clients are on nodes.
         executed: whether a simulation runs what devices do (masks, and noise of each), or adds up the same words
             without masks and draws the sum of the noise at once, which has the same distribution and takes far less.
+            Nodes mask in either case, and each draws its clients' noise one by one or at once.
         amplification: whether sampling is credited; None wherever that is sound.
         accountant: the one that is quoted; RDP is always reported beside it, and quoted where noise is discrete.
     """
