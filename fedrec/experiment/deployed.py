@@ -233,7 +233,7 @@ def _fit_and_test(
         seed=seed,
         participation=arm.participation,
         randomness=config.engine.randomness,
-        silo=arm.population.by or "" if arm.population is not None else "",
+        silo_by=arm.population.by or "" if arm.population is not None else "",
         rollbacks=recommender.rollbacks,
     )
     streams, dtype, device = Streams(seed), config.engine.dtype, training.torch_device

@@ -55,7 +55,7 @@ class FlowerEngine:
         participation: who takes part in a round; each node draws its own users.
         randomness: what they are drawn from.
         silos: whether clients are silos, so that no guarantee about users can be given.
-        silo: the user column that is the same for all users of a node, where each node is one silo.
+        silo_by: the user column that is the same for all users of a node, where each node is one silo.
         rollbacks: how many of the last moments that `tensors` was asked for nodes can be rolled back to.
 
     Raises:
@@ -72,14 +72,14 @@ class FlowerEngine:
         participation: ParticipationConfig | None = None,
         randomness: Randomness = "seeded",
         silos: bool = False,
-        silo: str = "",
+        silo_by: str = "",
         rollbacks: int = 2,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.participation = require_own_draw(participation or ParticipationConfig())
         self.roll = roll
-        self.silos = silos or bool(silo)
-        self._silo = silo
+        self.silos = silos or bool(silo_by)
+        self._silo_by = silo_by
         self.post = post
         self._session, self._seed = session, seed
         self._randomness: Randomness = randomness
@@ -106,7 +106,7 @@ class FlowerEngine:
 
         def check(answer: NodeAnswer) -> None:
             if clip is not None:
-                require_clipped(answer, clip, 1 if self._silo else None)
+                require_clipped(answer, clip, 1 if self._silo_by else None)
 
         totals = self.gather(query, request, request_to_record(query, request), sums, check)
         dtype = query.dtype if clip is None else torch.float64
@@ -262,7 +262,7 @@ class FlowerEngine:
             participation=self.participation.model_dump_json(),
             randomness=self._randomness,
             clip=0.0 if clip is None else clip.norm,
-            silo=self._silo,
+            silo_by=self._silo_by,
             tables=json.dumps(dict(clip.tables)) if clip is not None and clip.tables else "",
         )
 

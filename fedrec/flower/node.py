@@ -260,7 +260,7 @@ class Node:
             sample = Streams(int.from_bytes(_derived(kept.secret, f"participants/{request.session}")))
         participation = require_own_draw(request.drawn_by)
         devices = self._holding().devices
-        devices = as_one_silo(devices, request.silo) if request.silo else devices
+        devices = as_one_silo(devices, request.silo_by) if request.silo_by else devices
         return kept, LocalEngine(devices, Streams(request.seed), participation, sample=sample)
 
 

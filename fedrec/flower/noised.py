@@ -121,12 +121,14 @@ class MaskedNoisedNodes:
     def name(self) -> str:
         """The mechanism in words."""
         users = [greeting.users for greeting in self._engine.roll.nodes.values()]
+        much = sum(users) - max(users) < least_of(sum(users), self._noise.answering)
+        knows = ", and with the noise of its own knows so much that against it alone there is less" if much else ""
         return (
             "discrete Gaussian noise of every client, added by its node under masks, of deviation noise multiplier × "
             f"clip together on every entry if nodes with a share of {self._noise.answering:g} of a sum's clients "
             "answer and keep their noise to themselves (fewer answer: the sum is not opened; the largest of "
-            f"{len(users)} nodes has {max(users)} of {sum(users)} users), symmetrised where the sum is; fixed-point "
-            "rounding of every answer is counted in the clip"
+            f"{len(users)} nodes has {max(users)} of {sum(users)} users{knows}), symmetrised where the sum is; "
+            "fixed-point rounding of every answer is counted in the clip"
         )
 
     def sum(self, engine: Engine, asked: Asked) -> Totals:

@@ -50,8 +50,8 @@ class Request:
         randomness: whether the participants are drawn from the seed or from the node's operating system.
         clip: norm that each user's contribution is clipped to, over all tables; 0 is none.
         tables: a norm for each table, as JSON, of which `clip` is the root of the sum of squares; "" is one for all.
-        silo: the public user column that all users of a node share a value of, where a node is one silo and answers as
-            one client; "" where every user is a client.
+        silo_by: the public user column that all users of a node share a value of, where a node is one silo and answers
+            as one client; "" where every user is a client.
     """
 
     session: str
@@ -66,7 +66,7 @@ class Request:
     randomness: Literal["seeded", "os"]
     clip: float
     tables: str = ""
-    silo: str = ""
+    silo_by: str = ""
 
     @property
     def moment(self) -> Moment:

@@ -142,7 +142,7 @@ def test_nothing_but_queries_sums_counts_and_the_guarantees_numbers_is_in_a_mess
             asked[message.metadata.message_id] = query
             assert set(records["request"]) == {
                 *("version", "session", "attempt", "seed", "round", "phase", "base_round", "base_phase", "keep"),
-                *("participation", "randomness", "clip", "tables", "silo"),
+                *("participation", "randomness", "clip", "tables", "silo_by"),
             }
         else:
             answers += 1

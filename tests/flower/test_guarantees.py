@@ -60,7 +60,7 @@ from fedrec.recommenders.recommender import Tensors, Training
 from fedrec.recommenders.trainer import Stopping
 from fedrec.streams import Streams
 from tests.federated.test_recommender import Kept
-from tests.flower.nodes import ChangedReplies, engine_on, grid_of
+from tests.flower.nodes import ChangedReplies, dealt, engine_on, grid_of
 
 PARTS = [list(range(4)), list(range(4, 11)), list(range(11, 24)), list(range(24, 40))]
 NO_PATIENCE = Stopping(every=1, patience=0)
@@ -348,8 +348,15 @@ def test_nodes_add_their_users_noise_under_masks_as_devices_would(
     assert (remote.guarantee.accountant, remote.guarantee.epsilon) == ("rdp", local.guarantee.epsilon)
     words = remote.guarantee.in_words()
     assert "if nodes with a share of 0.9 of a sum's clients answer and keep their noise to themselves" in words
-    assert "the largest of 4 nodes has 16 of 40 users" in words
+    assert "the largest of 4 nodes has 16 of 40 users, and with the noise of its own knows so much that" in words
     assert "a node knows that of its own users" in words
+
+
+def test_a_node_that_knows_little_of_the_noise_is_not_spoken_of(devices: Devices) -> None:
+    """Ten nodes of a tenth each, of which one may be lost or tell."""
+    engine = engine_on(grid_of(devices, dealt(devices, 10)))
+    words = protected(engine, {"trust": "distributed"}).mechanism
+    assert "the largest of 10 nodes has 4 of 40 users), symmetrised" in words
 
 
 def test_bits_of_an_adaptive_clip_go_under_the_masks_of_nodes(devices: Devices) -> None:
@@ -488,21 +495,21 @@ def test_a_node_is_one_silo_if_its_users_share_the_column(devices: Devices) -> N
     silos = Devices(devices.keys, devices.indptr, devices.items, 25, hospital)
     clip, half = Clip(0.2), ParticipationConfig(rate=0.6)
     local = LocalEngine(silos, Streams(3), half)
-    engine = engine_on(grid, participation=half, silo="hospital")
+    engine = engine_on(grid, participation=half, silo_by="hospital")
     for round in range(1, 5):
         one, other = (over.sum(METHOD_QUERY, round=round, clip=clip) for over in (local, engine))
         assert (one.sums["items"] - other.sums["items"]).abs().max() < 1e-12
         assert one.answered == other.answered
     grid.change = lambda reply: longer(reply, 0.2)
-    everyone = engine_on(grid, silo="hospital")
+    everyone = engine_on(grid, silo_by="hospital")
     assert not everyone.sum(METHOD_QUERY, round=5, clip=clip).failed
     grid.change = lambda reply: longer(reply, 0.21)
     assert "longer than its users' clips" in next(iter(everyone.sum(METHOD_QUERY, round=6, clip=clip).failed))
-    mixed = engine_on(grid_of(with_hospitals(devices, torch.arange(40) % 4), PARTS), silo="hospital")
+    mixed = engine_on(grid_of(with_hospitals(devices, torch.arange(40) % 4), PARTS), silo_by="hospital")
     with pytest.raises(RunError, match=r"population\.by = 'hospital': the node's users differ in it"):
         mixed.sum(METHOD_QUERY, round=1, clip=clip)
     with pytest.raises(RunError, match=r"population\.by = 'ward': no column"):
-        engine_on(grid, silo="ward").sum(METHOD_QUERY, round=1, clip=clip)
+        engine_on(grid, silo_by="ward").sum(METHOD_QUERY, round=1, clip=clip)
 
 
 METHOD_QUERY = LocalTraining(torch.randn(25, 4, dtype=torch.float64), "bce", 2, 0.3, 0.7, 3, 0.5, 0.5)
