@@ -129,6 +129,22 @@ def test_a_message_has_a_word_an_entry() -> None:
     assert all(4 * entries <= found <= 4 * entries + 200 for found in sizes)
 
 
+def test_a_column_of_two_words_stands_between_columns_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With bounds that one word has no room for, of some columns and not of others, the sums are what they were."""
+    plain, bounds = sums_of(engine_on(on(3)))[-1], Measure.bounds.fget  # type: ignore[attr-defined]
+
+    def wider(query: Measure) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(1e8 * b if n % 3 else b for n, b in enumerate(of)) for name, of in bounds(query).items()}
+
+    monkeypatch.setattr(Measure, "bounds", property(wider))
+    engine = masked(on(3))
+    (query, found), columns = sums_of(engine)[-1], engine.layout(plain[0]).points["users"]
+    assert [point.words for point in columns[:6]] == [1, 2, 2, 1, 2, 2]
+    for name, error in engine.layout(query).largest_errors.items():
+        assert bool(((found[name] - plain[1][name]).abs() <= error + 1e-12 * plain[1][name].abs()).all())
+        assert bool((error < 1e-3).all())
+
+
 def test_a_node_that_is_lost_after_it_has_answered_is_in_the_sum() -> None:
     grid = on(6)
     expected = sums_of(masked(on(6)))
