@@ -13,6 +13,7 @@ from fedrec.data import Public, read_catalogue
 from fedrec.errors import ConfigError, PrivacyError, RunError
 from fedrec.evaluation import MIN_GROUP, MetricRow, group_labels, resampled_means
 from fedrec.experiment.config import ExperimentConfig
+from fedrec.experiment.resampled import COUNTED
 from fedrec.experiment.store import write_json
 from fedrec.federated import Engine, FederatedRecommender, measure
 from fedrec.federated.queries import Evaluate
@@ -171,7 +172,7 @@ def measure_deployed(
     rows += [("test", row.metric, row.group, row.value) for row in found.rows if row.group not in hidden]
     means = resampled_means(found.resamples, found.layout)
     kept = {name: mean.numpy() for name, mean in means.items() if name.partition("/")[2] not in hidden}
-    return rows, pd.DataFrame(kept)
+    return rows, pd.DataFrame({COUNTED: found.resamples[:, 0].numpy(), **kept})
 
 
 def unreported(rows: Sequence[MetricRow], groups: Mapping[str, Sequence[str]]) -> set[str]:

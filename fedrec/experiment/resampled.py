@@ -1,7 +1,8 @@
 """The content of summary.json where no server has a user's value: intervals and tests from resampled sums.
 
 Every arm and seed of a run counts each user equally often in a resample, so that their resampled means are paired by
-resample as users are paired elsewhere. What takes single values is None, and `OMITTED` says why.
+resample as users are paired elsewhere. Where that is not so, of which the number of users in each resample tells, arms
+are not compared. What takes single values is None, and `OMITTED` says why.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from fedrec.experiment.store import Result
 Resampled = Mapping[int, tuple[Result, pd.DataFrame]]
 """By seed: what one arm came to, and its resampled means, as `fedrec.evaluation.resampled_means` names them."""
 
+COUNTED = "counted"
+"""The column of the resampled means that says how many users are in each resample."""
+
+_UNPAIRED = (
+    "arms that were resampled over other users, or by other weights, are not compared: a node was lost between their "
+    "tests, or what it keeps in its state folder was"
+)
+
 _DECIMALS = 12  # equal means differ by some 1e-16 in another order of summation, and must count as equal
 
 
@@ -31,8 +40,14 @@ def summarise_resampled(results: Mapping[str, Resampled], config: ExperimentConf
         "metric": config.evaluation.metric,
         "arms": arms,
         "tests": _tests(results, config),
-        "omitted": dict(OMITTED),
+        "omitted": dict(OMITTED) | ({} if _alike(*results.values()) else {"tests": _UNPAIRED}),
     }
+
+
+def _alike(*arms: Resampled) -> bool:
+    """Whether all arms and seeds have the same number of users in each resample, as the same users and weights give."""
+    counted = [table[COUNTED] for of_arm in arms for _, table in of_arm.values()]
+    return all(other.equals(counted[0]) for other in counted)
 
 
 def _summary_of(results: Resampled, config: ExperimentConfig) -> dict[str, Any]:
@@ -66,14 +81,19 @@ def _rows(result: Result, group: str) -> dict[str, float]:
 
 
 def _over_seeds(results: Resampled) -> dict[str, Tensor]:
-    """Each resample's means over seeds: the users, and how often each counts, are the same for every seed."""
+    """Each resample's means over seeds, where users, and how often each counts, are the same for every seed.
+
+    Where they are not, seeds are averaged from their least resample to their largest: an interval is then the mean of
+    the seeds' own, and not narrower for being drawn several times.
+    """
     tables = [table for _, table in results.values()]
     stacked = {
         str(name): torch.stack([torch.from_numpy(table[name].to_numpy(copy=True)) for table in tables])
-        for name in tables[0].columns
+        for name in tables[0].columns.drop(COUNTED)
         if all(name in table for table in tables)  # a group may be too small to report in one split and not in another
     }
-    return {name: values.mean(dim=0) for name, values in stacked.items()}
+    alike = _alike(results)
+    return {name: (values if alike else values.sort(dim=1).values).mean(dim=0) for name, values in stacked.items()}
 
 
 def _groups(results: Resampled, resampled: Mapping[str, Tensor], metric: str) -> dict[str, Any]:
@@ -100,7 +120,7 @@ def _groups(results: Resampled, resampled: Mapping[str, Tensor], metric: str) ->
 
 
 def _tests(results: Mapping[str, Resampled], config: ExperimentConfig) -> list[dict[str, Any]]:
-    """Every pair of arms on the headline metric, paired by resample, with Holm's correction for their number.
+    """Every pair of arms that are paired by resample, on the headline metric, with Holm's correction for their number.
 
     The test is that of `fedrec.evaluation.compare`: resampled differences are shifted to a mean of zero, and p is the
     share of them that lie as far away as the data, counting the data as one resample.
@@ -114,6 +134,8 @@ def _tests(results: Mapping[str, Resampled], config: ExperimentConfig) -> list[d
     users = {arm: int(_rows(next(iter(of_arm.values()))[0], "")["users"]) for arm, of_arm in results.items()}
     found: list[dict[str, Any]] = []
     for a, b in itertools.combinations(results, 2):
+        if not _alike(results[a], results[b]):
+            continue
         differences = per_seed[a] - per_seed[b]
         mean, shifted = differences.mean(), resampled[a] - resampled[b]
         as_far = int(((shifted - mean).abs() >= mean.abs() - 10.0**-_DECIMALS).sum())

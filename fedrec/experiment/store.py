@@ -249,7 +249,8 @@ class ArmDirectory:
         Args:
             result: its numbers.
             model: the server's tensors.
-            resampled: by resample, means over users, as `fedrec.evaluation.resampled_means` names them.
+            resampled: by resample, means over users, as `fedrec.evaluation.resampled_means` names them, and how many
+                users they are of, `fedrec.experiment.resampled.COUNTED`.
         """
         write_tensors(self.path / "model.safetensors", model)
         write_parquet(self.path / "resamples.parquet", resampled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fedrec.evaluation import poisson_weights
 from fedrec.experiment import ExperimentConfig, Result
-from fedrec.experiment.resampled import Resampled, summarise_resampled
+from fedrec.experiment.resampled import COUNTED, Resampled, summarise_resampled
 from fedrec.experiment.summary import summarise
 from fedrec.streams import Streams, keys_of
 from tests.experiment.tiny import experiment
@@ -43,7 +44,28 @@ def both(of_users: Tensor) -> tuple[tuple[Result, pd.DataFrame], tuple[Result, p
     for label, members in (("F", WOMEN), ("M", ~WOMEN)):
         weights = WEIGHTS[members]
         means[f"ndcg@5/gender={label}"] = of_users[members] @ weights / weights.sum(dim=0)
+    means[COUNTED] = WEIGHTS.sum(dim=0)
     return (result, table), (result, pd.DataFrame({name: mean.numpy() for name, mean in means.items()}))
+
+
+def test_arms_that_were_resampled_otherwise_are_not_compared_and_their_intervals_are_no_narrower() -> None:
+    """A node that lost its secret draws other weights: of arms `a` and `b` alike, of one seed of arm `c` not."""
+    config = ExperimentConfig.read(experiment(Path("ratings.csv")))
+    fits: dict[str, Resampled] = {
+        arm: {seed: both(values(shift, seed))[1] for seed in (3, 5)}
+        for arm, shift in (("a", 0.0), ("b", 0.02), ("c", 0.04))
+    }
+    result, table = fits["c"][5]
+    shuffled = table.iloc[np.random.default_rng(0).permutation(len(table))].reset_index(drop=True)
+    found = summarise_resampled({**fits, "c": {3: fits["c"][3], 5: (result, shuffled)}}, config)
+    assert [(test["a"], test["b"]) for test in found["tests"]] == [("a", "b")]
+    assert found["tests"] == summarise_resampled({"a": fits["a"], "b": fits["b"]}, config)["tests"]
+    assert "a node was lost between their tests" in found["omitted"]["tests"]
+    ends = [summarise_resampled({"c": {seed: fits["c"][seed]}}, config)["arms"]["c"] for seed in (3, 5)]
+    low, high = found["arms"]["c"]["metrics"]["ndcg@5"]["ci95"]
+    for end, place in ((low, 0), (high, 1)):
+        assert end == pytest.approx(sum(arm["metrics"]["ndcg@5"]["ci95"][place] for arm in ends) / 2, abs=1e-12)
+    assert "tests" not in summarise_resampled(fits, config)["omitted"]
 
 
 def test_it_is_the_summary_of_the_users_values_as_far_as_sums_go() -> None:
