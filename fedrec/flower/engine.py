@@ -95,6 +95,13 @@ class FlowerEngine:
         """q|U|."""
         return self.participation.rate * self.roll.n_users
 
+    @property
+    def clients(self) -> dict[int, int] | None:
+        """How many clients each node has; None where they are silos that only the nodes can tell apart."""
+        if self.silos and not self._silo_by:
+            return None
+        return {node: 1 if self._silo_by else greeting.users for node, greeting in self.roll.nodes.items()}
+
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The sum of the participants' contributions on all nodes.
 

@@ -22,9 +22,9 @@ from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, T
 from fedrec.flower import secure
 from fedrec.flower.exact_layout import exact_layout
 from fedrec.flower.holdings import as_one_silo
-from fedrec.flower.own_noise import OwnNoise, own_noise, source_of
+from fedrec.flower.own_noise import OwnNoise, content_of, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
-from fedrec.flower.remembered import after, begun, remembered, require_unopened
+from fedrec.flower.remembered import after, begun, remembered, require_same, require_unopened
 from fedrec.flower.requests import (
     Greeting,
     Request,
@@ -142,7 +142,9 @@ class Node:
                 self._require_plain()
                 totals = self.sum(query, request)
             else:
-                totals = self._over(query, request, partial(_noised, noise, request, record))
+                content = content_of(record, request)
+                own = content if request.randomness == "os" else ""
+                totals = self._over(query, request, partial(_noised, noise, request, content), own)
             return head(totals_to_record(totals), query.kind, request)
         except FedrecError as error:
             return refusal(str(error))
@@ -235,10 +237,20 @@ class Node:
 
         return self._over(query, request, summed)
 
-    def _over(self, query: Query, request: Request, answer: Callable[[LocalEngine, Query, str], T]) -> T:
-        """What an engine over its users makes of a query, with the node's secret; state is committed as in `sum`."""
+    def _over(
+        self, query: Query, request: Request, answer: Callable[[LocalEngine, Query, str], T], content: str = ""
+    ) -> T:
+        """What an engine over its users makes of a query, with the node's secret; state is committed as in `sum`.
+
+        Args:
+            query, request: what is asked.
+            answer: from engine, query and secret.
+            content: what noise by the secret is for; "" where there is none.
+        """
         _require_room(query, request, _ROOM * self._largest)
         kept, engine = self._engine(request)
+        if content:
+            require_same(kept, request, content)
         participation = engine.participation
         if request.randomness == "os":
             query = query.with_secret(_derived(kept.secret, "measure"))  # the same for all fits, which pairs them
@@ -247,7 +259,7 @@ class Node:
             engine.restore(base)
         found = answer(engine, query, kept.secret)
         same = base is not None and not query.private and participation.late == "discard"
-        self._store.save(after(kept, request, base if base is not None and same else engine.tensors()))
+        self._store.save(after(kept, request, base if base is not None and same else engine.tensors(), content))
         return found
 
     def _engine(self, request: Request) -> tuple[Kept, LocalEngine]:
@@ -280,10 +292,8 @@ def _noised_words(noise: OwnNoise, request: Request, engine: LocalEngine, query:
     return noise.words(engine, query, request, source)
 
 
-def _noised(
-    noise: OwnNoise, request: Request, record: RecordDict, engine: LocalEngine, query: Query, secret: str
-) -> Totals:
-    return noise.noised(engine, query, request, source_of(noise, record, request, secret))
+def _noised(noise: OwnNoise, request: Request, content: str, engine: LocalEngine, query: Query, secret: str) -> Totals:
+    return noise.noised(engine, query, request, source_of(noise, request, content, secret))
 
 
 def _derived(secret: str, purpose: str) -> bytes:

@@ -120,16 +120,31 @@ class MaskedNoisedNodes:
     @property
     def name(self) -> str:
         """The mechanism in words."""
-        users = [greeting.users for greeting in self._engine.roll.nodes.values()]
-        much = sum(users) - max(users) < least_of(sum(users), self._noise.answering)
-        knows = ", and with the noise of its own knows so much that against it alone there is less" if much else ""
         return (
             "discrete Gaussian noise of every client, added by its node under masks, of deviation noise multiplier × "
             f"clip together on every entry if nodes with a share of {self._noise.answering:g} of a sum's clients "
-            "answer and keep their noise to themselves (fewer answer: the sum is not opened; the largest of "
-            f"{len(users)} nodes has {max(users)} of {sum(users)} users{knows}), symmetrised where the sum is; "
-            "fixed-point rounding of every answer is counted in the clip"
+            f"answer and keep their noise to themselves (fewer answer: the sum is not opened{self._largest()}), "
+            "symmetrised where the sum is; fixed-point rounding of every answer is counted in the clip"
         )
+
+    def _largest(self) -> str:
+        """What the largest node knows of the noise, in words: all of its own, so that the others' is left.
+
+        Of a sum with the noise of n clients, deviation s each, √(n − m)·s is left against a node of m. The deviation
+        that is promised is √l·s, l being the least that must answer; n lies between l and all.
+        """
+        clients = self._engine.clients
+        if clients is None:
+            return ""
+        everyone, most = sum(clients.values()), max(clients.values())
+        least = least_of(everyone, self._noise.answering)
+        sort = "silos" if self._engine.silos else "users"
+        has = f"; the largest of {len(clients)} nodes has {most} of {everyone} {sort}"
+        if everyone - most >= least:
+            return has
+        left, lost = (math.sqrt(max(0, there - most) / least) for there in (everyone, least))
+        if_lost = f", or {lost:.3g} if others are lost" if least < everyone else ""
+        return f"{has}, and against it alone, which knows its own part, the deviation is {left:.3g} of that{if_lost}"
 
     def sum(self, engine: Engine, asked: Asked) -> Totals:
         """The sum of noised words, decoded.

@@ -115,25 +115,26 @@ def own_noise(record: RecordDict, query: Query, request: Request) -> OwnNoise | 
     return found
 
 
-def source_of(noise: OwnNoise, record: RecordDict, request: Request, secret: str) -> UniformSource:
+def source_of(noise: OwnNoise, request: Request, content: str, secret: str) -> UniformSource:
     """Where a node's noise comes from: the seed, or the node's secret.
 
     Asked the same again, by a server that was killed before it wrote the answer down, a node adds the same noise: other
-    noise on the same sum would be another release.
+    noise on the same sum would be another release. Asked something else at that moment it refuses.
 
     Args:
         noise: as asked for.
-        record: the message.
-        request: its circumstances.
+        request: the circumstances of the message.
+        content: what the noise is for, by `content_of`.
         secret: of the node, in hex, from the operating system.
     """
     if request.randomness == "seeded":
         return SeededNoise(Streams(request.seed), noise.stream)
-    return SecretNoise(hashlib.blake2b(_content(record, request), key=bytes.fromhex(secret), digest_size=32).digest())
+    key = bytes.fromhex(secret)
+    return SecretNoise(hashlib.blake2b(bytes.fromhex(content), key=key, digest_size=32).digest())
 
 
-def _content(record: RecordDict, request: Request) -> bytes:
-    """What the noise is for: all of a message but the number of the attempt and what the node is to remember."""
+def content_of(record: RecordDict, request: Request) -> str:
+    """What noise is for: SHA-256 of a message but for the number of the attempt and what the node is to remember."""
     digest = hashlib.sha256(repr(replace(request, attempt=0, keep="")).encode())
     for name in sorted(set(record) - {"request"}):
         held = record[name]
@@ -143,4 +144,4 @@ def _content(record: RecordDict, request: Request) -> bytes:
                 digest.update(f"{key}/{len(held[key].data)}/".encode() + held[key].data)
         else:
             digest.update(json.dumps(sorted(cast(Mapping[str, object], dict(held)).items())).encode())
-    return digest.digest()
+    return digest.hexdigest()

@@ -56,6 +56,25 @@ def require_unopened(kept: Kept, request: Request) -> None:
         )
 
 
+def require_same(kept: Kept, request: Request, content: str) -> None:
+    """Refuse to noise a moment's sum for another question than before: the mean of two noised sums has less noise.
+
+    Args:
+        kept: what is remembered.
+        request: that asks for noise by the node's secret.
+        content: what the noise would be for.
+
+    Raises:
+        PrivacyError: if something else was noised at that moment, or a later one.
+    """
+    moment, before = kept.noised
+    if request.moment < moment or (request.moment == moment and content != before):
+        raise PrivacyError(
+            f"round {request.round}, phase {request.phase} was noised for another question before; other noise on its "
+            "sum is a release that no ledger has: start a new run"
+        )
+
+
 def begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
     """The node's side of a secure sum that has begun, and whether noise of its users went under its mask.
 
@@ -68,8 +87,16 @@ def begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
     return Summand.unpack(number, session, packed), packed["noised"]
 
 
-def after(kept: Kept, request: Request, state: Mapping[str, Tensor]) -> Kept:
-    """What is remembered once a request is answered: its own state, where it began, and what the server may need."""
+def after(kept: Kept, request: Request, state: Mapping[str, Tensor], content: str = "") -> Kept:
+    """What is remembered once a request is answered: its own state, where it began, and what the server may need.
+
+    Args:
+        kept: what was remembered.
+        request: that is answered.
+        state: of the users.
+        content: what noise by the node's secret was for; "" where there is none.
+    """
     needed = {kept.moment_at(moment) for moment in (request.base, *request.kept)}
     states = {moment: before for moment, before in kept.states.items() if moment in needed}
-    return replace(kept, attempt=request.attempt, latest=request.moment, states={**states, request.moment: state})
+    kept = replace(kept, attempt=request.attempt, latest=request.moment, states={**states, request.moment: state})
+    return replace(kept, noised=(request.moment, content)) if content else kept

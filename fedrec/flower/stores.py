@@ -44,6 +44,7 @@ class Kept:
         states: moment -> the users' private state, as `LocalEngine.tensors` gives it.
         summand: the node's side of a secure sum that has begun, as JSON; "" is none.
         opened: the last moment of whose noised words the node has revealed what opens their sum; (0, 0) is none.
+        noised: the last moment of a sum that it noised by its secret, and what was asked then; "" is none.
         secret: of the run, from which the node draws what no seed is to tell; "" is not drawn yet.
     """
 
@@ -54,6 +55,7 @@ class Kept:
     secret: str = ""
     summand: str = ""
     opened: Moment = (0, 0)
+    noised: tuple[Moment, str] = ((0, 0), "")
 
     @property
     def run(self) -> str:
@@ -99,6 +101,7 @@ def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
             states.setdefault(f"{round}/{phase}", {})[name] = names[id(tensor)]
     facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest)}
     facts |= {"secret": kept.secret, "summand": kept.summand, "opened": list(kept.opened)}
+    facts |= {"noised": [list(kept.noised[0]), kept.noised[1]]}
     return packed, json.dumps({**facts, "states": states})
 
 
@@ -108,8 +111,10 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
     for moment, state in facts["states"].items():
         round, phase = map(int, moment.split("/"))
         states[round, phase] = {name: packed[place] for name, place in state.items()}
-    latest, opened = ((round, phase) for round, phase in (facts["latest"], facts["opened"]))
-    return Kept(facts["session"], facts["attempt"], latest, states, facts["secret"], facts["summand"], opened)
+    moments = (facts["latest"], facts["opened"], facts["noised"][0])
+    latest, opened, noised = ((round, phase) for round, phase in moments)
+    own = facts["secret"], facts["summand"], opened, (noised, facts["noised"][1])
+    return Kept(facts["session"], facts["attempt"], latest, states, *own)
 
 
 class ContextStore:

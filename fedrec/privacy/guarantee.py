@@ -195,6 +195,7 @@ class Guarantee:
         return {
             "released_to": (_RELEASED_BY_NODES if self.nodes else _RELEASED_TO)[self.trust].format(one=self._one),
             **silo,
+            **({"asked": _ASKED} if self.nodes and self.trust in ("distributed", "local") else {}),
             **({} if self.executed or masks_alone else {"devices": at_once}),
             "amplification": _AMPLIFIED if amplified else _NOT_AMPLIFIED,
             "joint": _JOINT.format(one=self._one),
@@ -295,14 +296,19 @@ _RELEASED_BY_NODES: dict[Trust, str] = {
     "their secrets than stated; it is trusted to add the noise and to keep exact sums to itself. The noisy sums, and "
     "whatever is computed from them, may be shown to anyone.",
     "distributed": "A node sees the answers of its own users and is trusted to clip them and to add their noise. The "
-    "server sees noisy sums over all nodes alone, as long as it follows the protocol of secure sums and nodes with no "
-    "more of the users drop out or tell it their noise than stated. Who takes part is seen and not protected. The "
+    "server sees noisy sums over all nodes alone, as long as it counts rightly who takes part, follows the protocol of "
+    "secure sums, and nodes with no more of the users drop out, add no noise or tell it theirs than stated. Who takes "
+    "part is seen and not protected. The "
     "noisy sums may be shown to anyone who does not know more of the noise than that: a node knows that of its own "
     "users.",
     "local": "A node sees the answers of its own users, clips each {one}'s and adds its noise, and they trust it. "
     "The server, and whoever else sees them, gets the sum of a node's noisy answers. Who takes part is seen and not "
     "protected.",
 }
+_ASKED = (
+    "A node clips and noises as it is asked, and keeps no account: the server is trusted to ask for no less noise and "
+    "no more sums than are stated here."
+)
 _SILO = (
     "The promise is about silos, which clip and answer as one: of a single user it says no more than of all in the "
     "silo together, and two data sets that differ in one user move a sum by up to two clips, which this epsilon does "

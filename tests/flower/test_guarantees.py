@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,7 @@ def test_nodes_noise_each_of_their_users_answers_as_devices_would(
     assert "A node sees the answers of its own users, clips each user's and adds its noise, and they trust it" in words
     assert "trusts nobody" not in words
     assert "on each node, for each client there, with twice the clip" in words
+    assert "the server is trusted to ask for no less noise and no more sums than are stated" in words
 
 
 def test_a_clip_that_adapts_has_its_bits_noised_on_the_nodes(devices: Devices) -> None:
@@ -239,6 +241,7 @@ def test_a_clip_that_adapts_has_its_bits_noised_on_the_nodes(devices: Devices) -
     assert clips[0] == pytest.approx(clips[1], rel=1e-12)
 
 
+SYSTEM = SystemNoise()
 COUNT = Schedule((PlannedRelease(query="count", draws=4, clip=1.2),))
 
 
@@ -288,16 +291,21 @@ def test_a_node_asked_again_adds_the_same_noise_of_its_own(devices: Devices, tmp
     """A server that was killed before it wrote the sum down asks again: other noise would be another release."""
     grid = grid_of(devices, PARTS, state=tmp_path)
 
-    def asked(round: int = 1, clip: float = 1.2, seed: int = 3) -> torch.Tensor:
+    def asked(round: int = 1, clip: float = 1.2, seed: int = 3, sigma: float = 1.5) -> torch.Tensor:
         engine = engine_on(grid, randomness="os", seed=seed)
         engine.restore({"moment": torch.tensor([0, 0]), "kept": torch.zeros(0, 2, dtype=torch.int64)})
-        parts = (Part(("count",), clip, 1.5),)
+        parts = (Part(("count",), clip, sigma),)
         sums = NoisedNodes(engine, Gaussian(), SystemNoise(), executed=True)
         return sums.sum(engine, Asked(Count(25), round, 0, Clip(clip), parts)).sums["count"]
 
     first = asked()
     assert torch.equal(asked(), first)
-    others = [asked(clip=1.3), asked(round=2), asked(round=3)]
+    # Two noised sums of one moment would have a mean with less noise.
+    for other in (partial(asked, clip=1.3), partial(asked, seed=4), partial(asked, sigma=1.6)):
+        with pytest.raises(RunError, match="round 1, phase 0 was noised for another question before"):
+            other()
+    assert torch.equal(asked(), first)
+    others = [asked(round=2), asked(round=3)]
     assert all((other - first).abs().min() > 1e-6 for other in others)
     grid = grid_of(devices, PARTS, state=tmp_path / "other")  # other nodes have other secrets
     assert (asked() - first).abs().min() > 1e-6
@@ -348,8 +356,12 @@ def test_nodes_add_their_users_noise_under_masks_as_devices_would(
     assert (remote.guarantee.accountant, remote.guarantee.epsilon) == ("rdp", local.guarantee.epsilon)
     words = remote.guarantee.in_words()
     assert "if nodes with a share of 0.9 of a sum's clients answer and keep their noise to themselves" in words
-    assert "the largest of 4 nodes has 16 of 40 users, and with the noise of its own knows so much that" in words
+    # Of the noise of 36 users a node that knows 16 leaves 24 of 40 or, where 4 others are lost, 20 of 36.
+    assert "the largest of 4 nodes has 16 of 40 users, and against it alone, which knows its own part" in words
+    assert "deviation is 0.816 of that, or 0.745 if others are lost), symmetrised" in words
     assert "a node knows that of its own users" in words
+    assert "as long as it counts rightly who takes part" in words
+    assert "the server is trusted to ask for no less noise and no more sums than are stated" in words
 
 
 def test_a_node_that_knows_little_of_the_noise_is_not_spoken_of(devices: Devices) -> None:
@@ -357,6 +369,16 @@ def test_a_node_that_knows_little_of_the_noise_is_not_spoken_of(devices: Devices
     engine = engine_on(grid_of(devices, dealt(devices, 10)))
     words = protected(engine, {"trust": "distributed"}).mechanism
     assert "the largest of 10 nodes has 4 of 40 users), symmetrised" in words
+
+
+def test_a_node_that_is_a_silo_has_one_part_of_the_noise_whatever_its_users(devices: Devices) -> None:
+    """A fourth each: three of four that must answer leave the noise of two and of three."""
+    section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, trust="distributed", answering=0.75, unit="silo")
+    engine = engine_on(grid_of(devices, PARTS), silo_by="hospital")
+    assert "the largest of 4 nodes has 1 of 4 silos), sym" in protect(engine, COUNT, section, SYSTEM, 4).mechanism
+    section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, trust="distributed", answering=0.9, unit="silo")
+    words = protect(engine, COUNT, section, SYSTEM, 4).mechanism
+    assert "deviation is 0.866 of that), sym" in words
 
 
 def test_bits_of_an_adaptive_clip_go_under_the_masks_of_nodes(devices: Devices) -> None:
