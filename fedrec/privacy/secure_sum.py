@@ -163,7 +163,7 @@ class Summand:
         self._seed = secrets.token_bytes(_KEY_BYTES)
         self._adverts: Mapping[int, Advert] = {}
         self._boxes: Mapping[int, bytes] = {}
-        self._masked = self._revealed = False
+        self._shared = self._masked = self._revealed = False
 
     def advertise(self) -> Advert:
         """Step 1."""
@@ -176,8 +176,12 @@ class Summand:
             adverts: of all who are still there; those of its neighbours are used.
 
         Raises:
-            PrivacyError: if fewer neighbours are there than recover a secret: the sum would be lost.
+            PrivacyError: if it is asked a second time (shares for other keys would open an answer that was given), or
+                fewer neighbours are there than recover a secret: the sum would be lost.
         """
+        if self._shared:
+            raise PrivacyError(f"user {self.user} has shared its secrets of '{self.session.label}' already")
+        self._shared = True
         self._adverts = {advert.user: advert for advert in adverts if advert.user in self.neighbors}
         there, threshold = list(self._adverts), self.session.threshold
         if len(there) < threshold:
@@ -256,6 +260,7 @@ class Summand:
             "seed": self._seed.hex(),
             "adverts": adverts,
             "boxes": {str(user): box.hex() for user, box in self._boxes.items()},
+            "shared": self._shared,
             "masked": self._masked,
             "revealed": self._revealed,
         }
@@ -270,7 +275,8 @@ class Summand:
         adverts = [Advert(n, bytes.fromhex(mask), bytes.fromhex(seal)) for n, mask, seal in packed["adverts"]]
         summand._adverts = {advert.user: advert for advert in adverts}
         summand._boxes = {int(sender): bytes.fromhex(box) for sender, box in packed["boxes"].items()}
-        summand._masked, summand._revealed = packed["masked"], packed["revealed"]
+        summand._shared, summand._masked = packed["shared"], packed["masked"]
+        summand._revealed = packed["revealed"]
         return summand
 
     def _sealing_key(self, other: int) -> bytes:

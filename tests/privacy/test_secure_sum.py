@@ -101,6 +101,10 @@ def test_a_mask_is_used_once_and_shares_are_revealed_once() -> None:
     done.run()
     with pytest.raises(PrivacyError, match="answered the secure sum 'sum' already"):
         done.users[1].mask(done.answers[1], done.boxes)
+    strangers = [Summand(other, session).advertise() for other in (2, 3)]
+    for user in (done.users[1], Summand.unpack(1, session, done.users[1].pack())):
+        with pytest.raises(PrivacyError, match="shared its secrets of 'sum' already"):
+            user.share(strangers)  # whose keys are the server's: it would have both secrets of user 1
     with pytest.raises(PrivacyError, match="revealed its shares"):
         done.users[1].unmask([1, 3])  # user 2 "dropped out" after all: both of its secrets would be known
 
