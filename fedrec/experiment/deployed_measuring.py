@@ -15,22 +15,23 @@ from fedrec.evaluation import MIN_GROUP, MetricRow, group_labels, resampled_mean
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.resampled import COUNTED
 from fedrec.experiment.store import write_json
-from fedrec.federated import Engine, FederatedRecommender, measure
+from fedrec.federated import Engine, FederatedRecommender, measure, small_groups
 from fedrec.federated.queries import Evaluate
 from fedrec.flower import FlowerEngine, MaskedEngine, Panel, Roll, fingerprint
 from fedrec.privacy import PrivacyConfig, Randomness
 from fedrec.privacy.secure_round import sparse_enough
 
 _SUMMED = (
-    "metric values, also by group of users and by resample; by item how many have it, hold it out and are shown it"
+    f"metric values, also by group of {MIN_GROUP} users or more and by resample; by item how many have it, hold it "
+    "out, are shown it, and rightly; how many users have how many items, and how many are in each group"
 )
 
 _UNPAID = {
     False: "Not paid for: the test after the last round. Each node sends plain sums over its users: "
     f"{_SUMMED}. Those of few users say what single ones hold.",
     True: "Not paid for: the test after the last round. The server learns sums over all users, without noise and of no "
-    f"single node: {_SUMMED}; how many users have how many items. What only one user adds to, an item that nobody else "
-    "has or a group of one, is that user's.",
+    f"single node: {_SUMMED}. What only one user or one node adds to, such as an item that nobody else has, is that "
+    "one's; what few add to tells the more of each the fewer they are.",
 }
 """What the guarantee says of the test, by whether it is under masks."""
 
@@ -140,7 +141,8 @@ def measure_deployed(
 ) -> tuple[Sequence[tuple[str, str, str, float]], pd.DataFrame]:
     """Rows (split, metric, group, value) from sums over what the users' devices measure, and their resampled means.
 
-    Small groups are in the sums, and in nothing that is written (`unreported`): what is reported of one user is theirs.
+    Of small groups nothing is asked but how many users they have, and nothing is written (`unreported`): the fewer a
+    sum is over the more it says of each, and a resample in which one of them counts says all of that one.
 
     Args:
         recommender: the fitted arm.
@@ -167,6 +169,7 @@ def measure_deployed(
         seed=seed,
         resampling=config.seeds[0],  # arms and seeds are paired by it
         round=after + 1,
+        small=False,
     )
     hidden = unreported(found.rows, found.layout.groups)
     rows += [("test", row.metric, row.group, row.value) for row in found.rows if row.group not in hidden]
@@ -176,21 +179,11 @@ def measure_deployed(
 
 
 def unreported(rows: Sequence[MetricRow], groups: Mapping[str, Sequence[str]]) -> set[str]:
-    """The groups of users, "gender=F", of which nothing is reported: those of fewer than `MIN_GROUP`.
-
-    Where all that is not reported of a grouping is of so few, larger groups are left out besides, the smallest first:
-    the few would be what is missing from the whole. What lies between the groups is left out with them.
+    """The groups of users, "gender=F", of which nothing is reported: small ones, those without a training item too.
 
     Args:
         rows: of a test.
         groups: groupings of users, name -> labels.
     """
     sizes = {row.group: row.value for row in rows if row.metric == "users"}
-    hidden = {group for group, users in sizes.items() if group and users < MIN_GROUP}
-    for name, labels in groups.items():
-        members = {f"{name}={label}": sizes.get(f"{name}={label}", 0.0) for label in labels}
-        hidden |= {group for group, users in members.items() if users < MIN_GROUP}
-        shown = sorted((users, group) for group, users in members.items() if group not in hidden)
-        while shown and 0 < sizes[""] - sum(users for users, _ in shown) < MIN_GROUP:
-            hidden |= {name, shown.pop(0)[1]}
-    return hidden
+    return {group for group, users in sizes.items() if group and users < MIN_GROUP} | small_groups(sizes, groups)

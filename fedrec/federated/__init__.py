@@ -7,7 +7,7 @@ from fedrec.federated.contribution import Contribution, Outer, Rows
 from fedrec.federated.costs import Communication
 from fedrec.federated.engine import Engine, EngineConfig, LocalEngine, OverEngine, Population, Simulation, Totals
 from fedrec.federated.engines import ENGINES, Dealt
-from fedrec.federated.measuring import Measured, groups_asked, measure
+from fedrec.federated.measuring import Measured, groups_asked, measure, small_groups
 from fedrec.federated.method import METHODS, Ask, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig
@@ -52,4 +52,5 @@ __all__ = [
     "groups_asked",
     "measure",
     "methods",
+    "small_groups",
 ]

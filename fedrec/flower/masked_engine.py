@@ -1,6 +1,6 @@
 """`MaskedEngine`: an engine over nodes whose sums without a clip travel under masks, such as a deployment's test asks.
 
-The server learns what the total over all nodes says, and of a single node nothing.
+The server learns what the total over all nodes says, and of a single node nothing beside.
 """
 
 from __future__ import annotations

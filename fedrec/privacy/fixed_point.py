@@ -157,7 +157,10 @@ class SharedPoint:
 
     @property
     def largest_error(self) -> float:
-        """How far an entry of the decoded sum can be from the real one: half a step for each node; whole numbers, 0."""
+        """How far an entry of the decoded sum can be from that of the nodes' sums; whole numbers are not off at all.
+
+        Half a step for each node; where that is finer than double precision, the latter counts besides.
+        """
         return self.nodes * self.resolution / 2
 
     def encode(self, values: npt.NDArray[np.float64], users: int) -> Words:

@@ -292,9 +292,10 @@ _RELEASED_BY_NODES: dict[Trust, str] = {
     "every node, which of a node with one {one} is that {one}'s answer; it is trusted to add the noise and to keep "
     "those sums to itself. The noisy sums, and whatever is computed from them, may be shown to anyone.",
     "secagg": "A node sees the answers of its own users and is trusted to clip them. The server sees the exact sums "
-    "over all nodes, and of no single one as long as it follows the protocol of secure sums and no more nodes tell it "
-    "their secrets than stated; it is trusted to add the noise and to keep exact sums to itself. The noisy sums, and "
-    "whatever is computed from them, may be shown to anyone.",
+    "over all nodes that answer, and none of a single one as long as it follows the protocol of secure sums and no "
+    "more nodes tell it their secrets than stated (sums of the same over different nodes tell, by subtraction, those "
+    "of the nodes they differ in); it is trusted to add the noise and to keep exact sums to itself. The noisy sums, "
+    "and whatever is computed from them, may be shown to anyone.",
     "distributed": "A node sees the answers of its own users and is trusted to clip them and to add their noise. The "
     "server sees noisy sums over all nodes alone, as long as it counts rightly who takes part, follows the protocol of "
     "secure sums, and nodes with no more of the users drop out, add no noise or tell it theirs than stated. Who takes "

@@ -42,7 +42,9 @@ from fedrec.federated import (
     State,
     build_query,
     measure,
+    small_groups,
 )
+from fedrec.federated.queries import Membership
 from fedrec.privacy import Gaussian, PlannedRelease, Schedule, SeededNoise
 from fedrec.recommenders.recommender import Tensors
 from fedrec.streams import Streams
@@ -214,6 +216,27 @@ def test_a_message_rebuilds_the_query_and_is_refused_if_it_is_not_its_own() -> N
     for name, value in (("method", "os:system"), ("k", "x"), ("groups", "[]"), ("activity", "[1]"), ("seed", "x")):
         with pytest.raises(DataError, match="query 'measure' does not fit its definition"):
             build_query("measure", asked.query.broadcast, {**asked.query.settings, name: value})
+    sizes = Membership("test", LABELS, (1, 2)).settings
+    for name, value in (("groups", "[]"), ("groups", '{"gender": 1}'), ("activity", "[1]"), ("activity", "x")):
+        with pytest.raises(DataError, match="query 'membership' does not fit its definition"):
+            build_query("membership", {}, {**sizes, name: value})
+
+
+def test_groups_that_are_not_asked_of_change_nothing_of_the_others() -> None:
+    """Few are of middle activity, and if the smaller of the other thirds were asked of, they would be the rest."""
+    split = small()
+    engine, method, state = trained("popularity", split, [torch.arange(90)])
+    all_asked = measured(engine, method, state, split, CONFIG)
+    items = split.train.item_attributes
+    asked = measure(engine, method, state, 60, items, LABELS, CONFIG, seed=3, resampling=0, round=3, small=False)
+    sizes = {row.group: row.value for row in all_asked.rows if row.metric == "users"}
+    hidden = small_groups(sizes, asked.layout.groups)
+    assert hidden == {"activity=middle", "activity=high"}
+    assert sizes["activity=middle"] < 20 <= sizes["activity=high"] < sizes["activity=low"]
+    found, expected = by_name(asked.rows), by_name(all_asked.rows)
+    assert found == {key: expected[key] for key in found}
+    assert {group for _, group in expected.keys() - found.keys()} == hidden | {"activity"}
+    assert torch.equal(asked.resamples[:, 0], all_asked.resamples[:, 0])
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

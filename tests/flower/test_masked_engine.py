@@ -64,7 +64,7 @@ def sums_of(engine: Any) -> list[tuple[Query, Sums]]:
     kept = Kept(engine)
     kept.sum(Evaluate.of(METHOD, STATE, "test", ["ndcg@8"], 3, everyone=True), round=2)
     items = SPLIT.train.item_attributes
-    measure(kept, METHOD, STATE, 60, items, LABELS, SHORT, seed=3, resampling=0, round=3)  # type: ignore[arg-type]
+    measure(kept, METHOD, STATE, 60, items, LABELS, SHORT, seed=3, resampling=0, round=3, small=False)  # type: ignore[arg-type]
     return kept.asked
 
 
@@ -81,7 +81,7 @@ def masked(grid: ChangedReplies, answering: float = 0.9, panel: Panel | None = N
 def test_every_sum_of_a_test_is_the_plain_one_to_the_resolution_and_counts_are_whole(nodes: int) -> None:
     engine = masked(on(nodes))
     plain = sums_of(engine_on(on(nodes)))
-    assert [query.kind for query, _ in plain] == ["evaluate", "census", "measure"]
+    assert [query.kind for query, _ in plain] == ["evaluate", "census", "membership", "measure"]
     for (query, there), (_, here) in zip(plain, sums_of(engine), strict=True):
         errors = engine.layout(query).largest_errors
         for name, expected in there.items():
@@ -109,7 +109,7 @@ def test_no_message_of_a_test_holds_a_nodes_table_and_what_travels_looks_uniform
     assert arrays == {"words"}
     words = [tensors(m.content["words"])["words"].long() & 0xFFFFFFFF for m in answers if "words" in m.content]
     long = [drawn for drawn in words if len(drawn) > 5000]  # of `measure`
-    assert len(words) == 9
+    assert len(words) == 12
     assert len(long) == 3
     for drawn, other in zip(long, long[1:] + long[:1], strict=True):
         limit = 6 * 0.5 / len(drawn) ** 0.5
@@ -158,7 +158,7 @@ def test_a_node_that_is_lost_after_it_has_answered_is_in_the_sum() -> None:
     grid.change = lost
     for (_, there), (_, here) in zip(expected, sums_of(masked(grid, answering=0.8)), strict=True):
         assert all(torch.equal(there[name], here[name]) for name in there)
-    assert state.count(f"secure-{secure.UNMASK}") == 3
+    assert state.count(f"secure-{secure.UNMASK}") == 4
 
 
 def test_a_node_that_is_lost_before_it_answers_is_not_in_the_sum() -> None:
@@ -348,3 +348,33 @@ def test_a_query_with_a_secret_is_sent_as_without(tmp_path: Path) -> None:
     assert kept.settings == query.settings
     assert kept.broadcast.keys() == query.broadcast.keys()
     assert Census(3).with_secret(bytes(32)).settings == {"n_items": 3}
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_resamples_would_tell_a_small_groups_values_one_by_one_and_nothing_is_asked_of_it(small: bool) -> None:
+    """By secret weights too: where one of five users counts, the sum is that one's value.
+
+    Each is alone in 13 of 2,000 resamples: that one of them never is happens once in 140,000 runs.
+    """
+    few = [user for user in range(90) if _counts(user)][::20]
+    held = DEVICES.held_out["test"]
+    gender = torch.tensor([0 if user in few else 1 for user in range(90)])
+    devices = replace(DEVICES, held_out={"test": replace(held, groups={"gender": gender})})
+    grid = grid_of(devices, [[few[0]], [*range(few[0]), *range(few[0] + 1, 20)], list(range(20, 90))])
+    kept = Kept(masked(grid, randomness="os"))
+    config, items = CONFIG.model_copy(update={"bootstrap": 2000, "groups": ("gender",)}), SPLIT.train.item_attributes
+    found = measure(kept, METHOD, STATE, 60, items, LABELS, config, seed=3, resampling=0, round=3, small=small)  # type: ignore[arg-type]
+    query, sums = kept.asked[-1]
+    place, per_user = found.layout.per_user.index("ndcg@8"), len(found.layout.per_user)
+    count, total = found.resamples[:, 1 + per_user], found.resamples[:, 2 + per_user]
+    alone = [engine_on(grid_of(devices, [[user]])).sum(query, round=4).sums["users"][0, 2 + place] for user in few]
+    if small:
+        told = {round(float(value), 4) for value in total[count == 1]}
+        assert told == {round(float(value), 4) for value in alone}
+        return
+    assert [query.kind for query, _ in kept.asked] == ["census", "membership", "measure"]
+    assert kept.asked[1][1]["members"][:, 0].tolist() == [len([u for u in range(90) if _counts(u)]), 5, 81]
+    assert not sums["users"][1:].any()  # nor of the others, whom the five are what is missing of the whole
+    assert not sums["resamples"][:, 1 + per_user :].any()
+    assert not [row for row in found.rows if row.group.startswith("gender")]
+    assert sums["users"][0, 2 + place] > 0

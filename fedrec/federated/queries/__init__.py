@@ -11,6 +11,7 @@ from fedrec.federated.queries.least_squares import NormalEquations
 from fedrec.federated.queries.local_training import LocalTraining
 from fedrec.federated.queries.loss_gradient import LossGradient
 from fedrec.federated.queries.measure import Measure
+from fedrec.federated.queries.membership import Membership
 from fedrec.federated.queries.neural_training import NeuralTraining
 from fedrec.federated.queries.personal_training import PersonalTraining
 from fedrec.federated.queries.propagation import Propagate
@@ -26,6 +27,7 @@ __all__ = [
     "LocalTraining",
     "LossGradient",
     "Measure",
+    "Membership",
     "NeuralTraining",
     "NormalEquations",
     "PersonalTraining",

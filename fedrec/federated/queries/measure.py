@@ -20,7 +20,6 @@ from fedrec.evaluation.accuracy import ndcg_gains
 from fedrec.evaluation.config import Candidates
 from fedrec.evaluation.csr import Csr, rows_of, union_of
 from fedrec.evaluation.diversity import list_weights, mean_over_list
-from fedrec.evaluation.fairness import ACTIVITY
 from fedrec.evaluation.measures import Catalogue, per_list
 from fedrec.evaluation.protocol import accuracy_of
 from fedrec.evaluation.sums import PER_LENGTH
@@ -29,6 +28,7 @@ from fedrec.federated.cohort import Cohort, State
 from fedrec.federated.contribution import Contribution, Rows
 from fedrec.federated.method import FederatedMethod
 from fedrec.federated.queries.evaluate import method_of, ranking_of, scoring_memory, settings_of, without_held_out
+from fedrec.federated.queries.membership import groups_of, places_of
 from fedrec.federated.query import Query, Setting, allow
 from fedrec.recommenders.recommender import Tensors
 from fedrec.streams import Streams
@@ -52,6 +52,7 @@ class Measure(Query):
         activity: bounds of the terciles of activity, `fairness.tercile_bounds`.
         seed: of the run; it orders ties and draws sampled candidates.
         resampling: seed of the bootstrap's weights, the same for every run that is to be compared.
+        unasked: numbers of the groups, through all groupings, that nothing is summed of: a few users' sums are theirs.
         secret: of the node, which draws the weights from it instead; no message holds it.
     """
 
@@ -64,6 +65,7 @@ class Measure(Query):
     activity: tuple[int, int]
     seed: int
     resampling: int
+    unasked: tuple[int, ...] = ()
     secret: bytes | None = None
     everyone = True
 
@@ -122,6 +124,7 @@ class Measure(Query):
             "activity": json.dumps(self.activity),
             "seed": self.seed,
             "resampling": self.resampling,
+            "unasked": json.dumps(self.unasked),
         }
 
     @classmethod
@@ -152,6 +155,7 @@ class Measure(Query):
                 (first, second),
                 int(settings["seed"]),
                 int(settings["resampling"]),
+                tuple(int(number) for number in json.loads(str(settings["unasked"]))),
             )
         except (KeyError, ValueError, TypeError, AttributeError, FedrecError) as error:
             raise DataError(f"query 'measure' does not fit its definition: {error}") from error
@@ -216,25 +220,13 @@ class Measure(Query):
         """Row 0, and the row of each group that a user is in."""
         squares = per_user[:, : len(self.layout.accuracy)].square()
         value = torch.cat([torch.ones_like(per_user[:, :1]), counts.double().unsqueeze(1), per_user, squares], dim=1)
-        places = torch.cat([torch.zeros_like(users).unsqueeze(1), 1 + groups], dim=1)
-        member, of_group = (places >= torch.tensor([0] + [1] * groups.shape[1])).nonzero(as_tuple=True)
-        return Rows.coalesce(users[member], places[member, of_group], value[member], 1 + self.layout.n_groups)
+        member, row = places_of(groups)
+        return Rows.coalesce(users[member], row, value[member], 1 + self.layout.n_groups)
 
     def _groups(self, cohort: Cohort, users: Tensor) -> Tensor:
-        """[users, groupings] the group of each user, numbered through all groupings; negative where it is unknown."""
-        assert cohort.held_out is not None  # by `held_out`
-        columns, first = [], 0
-        for name, labels in self.layout.groups.items():
-            if name == ACTIVITY and name not in cohort.held_out.groups:
-                degrees = cohort.degrees.cpu()[users]
-                code = (degrees > self.activity[0]).long() + (degrees > self.activity[1]).long()
-            elif name in cohort.held_out.groups:
-                code = cohort.held_out.groups[name].cpu()[users]
-            else:
-                raise DataError(f"measure: the devices know no attribute '{name}'; ask without it")
-            columns.append(torch.where((code >= 0) & (code < len(labels)), first + code, -1))
-            first += len(labels)
-        return torch.stack(columns, dim=1) if columns else torch.zeros(len(users), 0, dtype=torch.int64)
+        """[users, groupings] the group of each user; negative where it is unknown, or nothing is asked of it."""
+        groups = groups_of(cohort, users, self.layout.groups, self.activity)
+        return groups.where(~torch.isin(groups, torch.tensor(self.unasked, dtype=torch.int64)), -1)
 
     def _items(
         self, items: Tensor, hits: Tensor, users: Tensor, counts: Tensor, ranking: HeldOut, catalogue: Catalogue
