@@ -139,7 +139,7 @@ class MaskedNoisedNodes:
         everyone, most = sum(clients.values()), max(clients.values())
         least = least_of(everyone, self._noise.answering)
         sort = "silos" if self._engine.silos else "users"
-        has = f"; the largest of {len(clients)} nodes has {most} of {everyone} {sort}"
+        has = f"; where all take part, the largest of {len(clients)} nodes has {most} of {everyone} {sort}"
         if everyone - most >= least:
             return has
         left, lost = (math.sqrt(max(0, there - most) / least) for there in (everyone, least))

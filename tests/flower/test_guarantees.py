@@ -357,7 +357,7 @@ def test_nodes_add_their_users_noise_under_masks_as_devices_would(
     words = remote.guarantee.in_words()
     assert "if nodes with a share of 0.9 of a sum's clients answer and keep their noise to themselves" in words
     # Of the noise of 36 users a node that knows 16 leaves 24 of 40 or, where 4 others are lost, 20 of 36.
-    assert "the largest of 4 nodes has 16 of 40 users, and against it alone, which knows its own part" in words
+    assert "the sum is not opened; where all take part, the largest of 4 nodes has 16 of 40 users, and against" in words
     assert "deviation is 0.816 of that, or 0.745 if others are lost), symmetrised" in words
     assert "a node knows that of its own users" in words
     assert "as long as it counts rightly who takes part" in words
