@@ -22,7 +22,7 @@ from fedrec.experiment.apps import serve
 from fedrec.experiment.deployed import run_deployed
 from fedrec.flower import InProcessGrid
 from fedrec.flower.node_app import client
-from fedrec.report import summary_table
+from fedrec.report import summary_table, write_report
 
 ARMS = [
     {
@@ -87,6 +87,9 @@ def test_every_number_that_is_a_sum_is_that_of_a_simulation(tmp_path: Path) -> N
         }
     assert summary["tests"][0]["difference"] == pytest.approx(expected["tests"][0]["difference"], abs=1e-6)
     assert summary_table(folder).row_count == 2
+    page = write_report(folder).read_text()
+    for said in ("on 3 nodes that hold their own users: 100 users and 40 items. Finished", "Catalogue fingerprint"):
+        assert said in page
 
 
 def test_history_marks_what_a_simulation_alone_would_see(tmp_path: Path) -> None:
