@@ -24,7 +24,7 @@ from fedrec.flower.exact_layout import exact_layout
 from fedrec.flower.holdings import as_one_silo
 from fedrec.flower.own_noise import OwnNoise, content_of, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
-from fedrec.flower.remembered import after, begun, remembered, require_same, require_unopened
+from fedrec.flower.remembered import after, agreed, begun, remembered, require_same, require_unopened
 from fedrec.flower.requests import (
     Greeting,
     Request,
@@ -176,7 +176,7 @@ class Node:
                 answer = _step(step, summand, record)
             if step == secure.UNMASK and noised:
                 kept = replace(kept, opened=max(kept.opened, request.moment))
-            state = {"label": session.label, "number": number, "noised": noised, **summand.pack()}
+            state = {"agreed": agreed(session), "number": number, "noised": noised, **summand.pack()}
             latest = min(kept.latest, request.moment)  # a server that goes back has several steps to ask for
             self._store.save(replace(kept, attempt=request.attempt, latest=latest, summand=json.dumps(state)))
             return head(answer, f"secure-{step}", request)

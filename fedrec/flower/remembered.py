@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -82,9 +83,14 @@ def begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
         PrivacyError: if it is not this one: what was agreed on has changed, or its secrets are gone.
     """
     packed = json.loads(kept.summand) if kept.summand else {}
-    if (packed.get("label"), packed.get("number")) != (session.label, number):
+    if (packed.get("agreed"), packed.get("number")) != (agreed(session), number):
         raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
     return Summand.unpack(number, session, packed), packed["noised"]
+
+
+def agreed(session: Session) -> str:
+    """What all steps of a secure sum have in common, as a digest: with another threshold fewer masks would be added."""
+    return hashlib.sha256(repr(session).encode()).hexdigest()
 
 
 def after(kept: Kept, request: Request, state: Mapping[str, Tensor], content: str = "") -> Kept:

@@ -252,7 +252,14 @@ class Summand:
         return Shares(self.user, seeds, keys)
 
     def pack(self) -> dict[str, Any]:
-        """Everything that it remembers, JSON-able, secrets included: for a device whose process ends between steps."""
+        """Everything that it remembers, JSON-able: for a device whose process ends between steps.
+
+        Secrets are among it until it has revealed its shares. Then they have served, and whoever reads what is kept
+        opens nothing by it that was recorded before.
+        """
+        done = {"shared": self._shared, "masked": self._masked, "revealed": self._revealed}
+        if self._revealed:
+            return done
         adverts = [[advert.user, advert.mask_key.hex(), advert.seal_key.hex()] for advert in self._adverts.values()]
         return {
             "mask_key": self._mask_key.private_bytes_raw().hex(),
@@ -260,23 +267,23 @@ class Summand:
             "seed": self._seed.hex(),
             "adverts": adverts,
             "boxes": {str(user): box.hex() for user, box in self._boxes.items()},
-            "shared": self._shared,
-            "masked": self._masked,
-            "revealed": self._revealed,
+            **done,
         }
 
     @classmethod
     def unpack(cls, user: int, session: Session, packed: Mapping[str, Any]) -> Summand:
         """The counterpart of `pack`."""
         summand = cls(user, session)
+        summand._shared, summand._masked = packed["shared"], packed["masked"]
+        summand._revealed = packed["revealed"]
+        if summand._revealed:
+            return summand
         summand._mask_key = X25519PrivateKey.from_private_bytes(bytes.fromhex(packed["mask_key"]))
         summand._seal_key = X25519PrivateKey.from_private_bytes(bytes.fromhex(packed["seal_key"]))
         summand._seed = bytes.fromhex(packed["seed"])
         adverts = [Advert(n, bytes.fromhex(mask), bytes.fromhex(seal)) for n, mask, seal in packed["adverts"]]
         summand._adverts = {advert.user: advert for advert in adverts}
         summand._boxes = {int(sender): bytes.fromhex(box) for sender, box in packed["boxes"].items()}
-        summand._shared, summand._masked = packed["shared"], packed["masked"]
-        summand._revealed = packed["revealed"]
         return summand
 
     def _sealing_key(self, other: int) -> bytes:

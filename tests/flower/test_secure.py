@@ -174,6 +174,27 @@ def test_a_step_of_another_sum_is_refused(devices: Devices) -> None:
     assert "no secure sum 'another' was begun here" in str(refused(reply.content))
 
 
+@pytest.mark.parametrize("change", [{"threshold": 4}, {"length": 24}, {"users": [1, 2, 3, 4]}, {"number": 2}])
+def test_what_was_agreed_on_does_not_change_between_steps(devices: Devices, change: dict[str, Any]) -> None:
+    """A smaller threshold, or fewer nodes, would let a server that has one neighbour's masks do without the others."""
+    nodes = grid(devices, 5)
+    push = nodes.push_messages
+
+    def changed(messages: Any) -> Any:
+        found = list(messages)
+        for message in found:
+            if message.metadata.dst_node_id == 1 and "boxes" in message.content:
+                message.content["session"].update(change)
+        return push(found)
+
+    nodes.push_messages = changed  # type: ignore[method-assign]
+    totals, query, error = opened(nodes, answering=0.8)
+    others = dealt(devices, 5)[1:]
+    assert (totals.sums["items"] - plain(devices, query, others)).abs().max() <= error
+    (reason,) = totals.failed
+    assert reason.startswith("mask: refused: no secure sum")
+
+
 @pytest.mark.parametrize("nodes", [3, 10])
 def test_a_guarantee_over_masked_nodes_is_that_over_plain_ones(devices: Devices, nodes: int) -> None:
     """The same noise, in proportion to a clip that counts the rounding; the sums differ by that and the resolution."""

@@ -105,6 +105,7 @@ def test_a_mask_is_used_once_and_shares_are_revealed_once() -> None:
     for user in (done.users[1], Summand.unpack(1, session, done.users[1].pack())):
         with pytest.raises(PrivacyError, match="shared its secrets of 'sum' already"):
             user.share(strangers)  # whose keys are the server's: it would have both secrets of user 1
+    assert done.users[1].pack() == {"shared": True, "masked": True, "revealed": True}  # and no secret
     with pytest.raises(PrivacyError, match="revealed its shares"):
         done.users[1].unmask([1, 3])  # user 2 "dropped out" after all: both of its secrets would be known
 
