@@ -29,6 +29,7 @@ from fedrec.federated import (
     PopulationConfig,
     PrivateEngine,
 )
+from fedrec.federated.device_sums import DistributedNoise
 from fedrec.federated.engine import Population
 from fedrec.federated.methods import (
     EgoLightGCN,
@@ -424,6 +425,31 @@ def test_noise_under_masks_is_what_is_stated_and_the_least_share_has_it(
     of_all = torch.stack(noise)
     for some in (of_all[:, :25], of_all[:, 25:]):  # items that somebody has, and those that nobody does
         as_stated(some, variance)
+
+
+@pytest.mark.parametrize(("lost", "left"), [(False, 27 / 30), (True, 17 / 30)], ids=["all", "least"])
+def test_a_node_that_takes_its_own_part_off_leaves_the_noise_that_the_guarantee_says(
+    devices: Devices, lost: bool, left: float
+) -> None:
+    """The largest of four, with 13 of 40 users, of whom 30 must answer. 1 false alarm in 50 million."""
+    privacy = {"trust": "distributed", "answering": 0.75}
+    wide = Devices(devices.keys, devices.indptr, devices.items, 500)
+    others, own = wide.take(torch.arange(10 if lost else 0, 27)), wide.take(torch.arange(27, 40))
+    exact = LocalEngine(others, Streams(0)).sum(Count(500), round=1, clip=Clip(1.2)).sums["count"]
+    asked = Asked(Count(500), 1, 0, Clip(1.2), (Part(("count",), 1.2, 1.5),))
+    noise = []
+    for seed in range(8):
+        grid = grid_of(wide, TENS)
+        engine = protected(engine_on(silent(grid, 1) if lost else grid, seed=seed), privacy, seed)
+        source = SeededNoise(Streams(seed), "arm").for_devices()
+        known = DistributedNoise(source, 40, 0.75)
+        words = known.words(LocalEngine(own, Streams(seed)), asked, 40)
+        opened = engine.sum(Count(500), round=1).sums["count"]
+        noise.append(opened - known.noise(asked, 40).tables_of(words)["count"] - exact)
+        assert f"{left**0.5:.3g}" in engine.mechanism
+    of_all = torch.stack(noise)
+    for some in (of_all[:, :25], of_all[:, 25:]):
+        as_stated(some, (1.5 * 1.2) ** 2 * left)
 
 
 def test_a_sum_is_not_opened_without_a_large_node_whose_noise_it_needs(devices: Devices) -> None:
