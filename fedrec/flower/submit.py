@@ -74,8 +74,8 @@ def submit(experiment: str, superlink: str, out: Path, tell: Callable[[str], Non
         code = _told(command, {**environment, "PYTHONUNBUFFERED": "1"}, tell)
     if code or not (out / "summary.json").exists():
         raise RunError(
-            f"the run on {superlink} did not finish; its log above says why. A run that was interrupted goes on with: "
-            f"fedrec resume {out}"
+            f"the run on {superlink} did not finish; its log above says why. Once begun it goes on with: "
+            f"fedrec resume {out}; otherwise give it again"
         )
 
 
