@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
@@ -140,6 +139,8 @@ def _dirichlet(labels: IntArray, config: PopulationConfig, streams: Streams) -> 
 
 
 def _louvain(train: Interactions, config: PopulationConfig, streams: Streams) -> IntArray:
+    import networkx as nx  # slow to import, and no node needs it
+
     found = nx.community.louvain_communities(
         networkx_graph(train), resolution=config.resolution, seed=int(streams.numbers("silo").integers(2**31))
     )

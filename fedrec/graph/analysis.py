@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import torch
 from scipy.sparse import coo_array
@@ -13,6 +13,9 @@ from scipy.sparse.csgraph import connected_components
 from fedrec.data.interactions import BoolArray, IntArray, Interactions
 from fedrec.errors import DataError
 from fedrec.streams import Streams
+
+if TYPE_CHECKING:
+    from networkx import Graph
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 COMMUNITY_EDGES = 100_000
@@ -64,6 +67,8 @@ def describe(interactions: Interactions, seed: int = 0, community_edges: int = C
     Raises:
         DataError: if there are no interactions, or if a pair occurs twice.
     """
+    from networkx.algorithms import community  # slow to import, and no node needs it
+
     if not len(interactions):
         raise DataError("there is no interaction to describe; check the file and the cleaning")
     _ = interactions.csr  # refuses repeated pairs, which are no edges of a simple graph
@@ -72,7 +77,7 @@ def describe(interactions: Interactions, seed: int = 0, community_edges: int = C
     sizes = component_sizes(interactions)
     sample = _sample_of_users(interactions, seed, community_edges)
     graph = networkx_graph(interactions.take(sample))
-    partition = nx.community.louvain_communities(graph, seed=seed)
+    partition = community.louvain_communities(graph, seed=seed)
     notes: tuple[str, ...] = ()
     if not sample.all():
         seen = len(np.unique(interactions.user[sample]))
@@ -90,17 +95,19 @@ def describe(interactions: Interactions, seed: int = 0, community_edges: int = C
         components=len(sizes),
         largest_component=float(sizes[0] / sizes.sum()),
         communities=tuple(sorted(map(len, partition), reverse=True)),
-        modularity=float(nx.community.modularity(graph, partition)),
+        modularity=float(community.modularity(graph, partition)),
         notes=notes,
     )
 
 
-def networkx_graph(interactions: Interactions) -> nx.Graph[int]:
+def networkx_graph(interactions: Interactions) -> Graph[int]:
     """The graph as networkx sees it: users are nodes 0, 1, ... by code, items follow at n_users + code.
 
     Nodes have the attribute `bipartite`, 0 for users and 1 for items; those without an interaction are left out.
     """
-    graph: nx.Graph[int] = nx.Graph()
+    from networkx import Graph
+
+    graph: Graph[int] = Graph()
     items = interactions.item + interactions.n_users
     graph.add_nodes_from(np.unique(interactions.user).tolist(), bipartite=0)
     graph.add_nodes_from(np.unique(items).tolist(), bipartite=1)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import count
 
-from scipy import optimize
-
 from fedrec.errors import PrivacyError, did_you_mean
 from fedrec.privacy import accounting
 from fedrec.privacy.accounting import Accountant
@@ -283,6 +281,8 @@ def _least_noise(
         if spent(low) > target:
             break
         low, high = low - step * 2**doubling, low
+    from scipy import optimize  # slow to import, and no node needs it
+
     root: float = optimize.brentq(lambda x: spent(x) - target, low, high, xtol=tolerance)
     while spent(root) > target:  # the root is only as good as the tolerance
         root += tolerance

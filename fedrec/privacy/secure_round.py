@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from scipy import stats
-
 from fedrec.errors import PrivacyError
 from fedrec.privacy import shamir
 from fedrec.privacy.fixed_point import Words
@@ -63,6 +61,8 @@ def sparse_enough(users: int, answering: float, failure: float = FAILURE) -> tup
     Raises:
         PrivacyError: if there are too few users for any threshold to work.
     """
+    from scipy import stats  # slow to import, and no node needs it
+
     bad = math.floor((1 - answering) * users + 1e-9)
     for k in range(2, users - 1, 2):
         # A neighbour is drawn from the n − 1 others, of whom all the bad ones may be.

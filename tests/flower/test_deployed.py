@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -435,3 +437,10 @@ def test_nodes_of_a_simulation_take_their_shares() -> None:
     keys = torch.cat([part.keys for part in found])
     assert sorted(keys.tolist()) == sorted(split.train.users.keys.tolist())
     assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_a_node_imports_nothing_slow_that_it_can_do_without() -> None:
+    """A SuperNode starts a process for each message."""
+    slow = {"matplotlib", "networkx", "numba", "opacus", "ray", "scipy.optimize", "scipy.stats", "sklearn"}
+    script = f"import sys, fedrec.flower.node_app; sys.exit(', '.join({slow} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True).stderr == "\n"
