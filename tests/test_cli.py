@@ -444,6 +444,10 @@ def test_a_usage_error_is_one_line_and_leaves_with_two(fedrec: Fedrec, arguments
     assert outcome.err.startswith(f"fedrec: {said}")
 
 
+def test_help_says_what_an_argument_is(fedrec: Fedrec) -> None:
+    assert "CONFIG  The experiment, a TOML file." in fedrec("run", "--help").out
+
+
 def test_without_a_command_there_is_help(fedrec: Fedrec) -> None:
     for arguments in ([], ["data"]):
         outcome = fedrec(*arguments)

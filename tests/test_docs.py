@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
+import click
 import pytest
 import torch
+import typer
 
 from fedrec.attacks import ATTACKS
-from fedrec.components import check_spaces
+from fedrec.cli import app
+from fedrec.components import build_config, check_spaces
 from fedrec.experiment import read_config
 from fedrec.federated import QUERIES, Devices, LocalEngine
 from fedrec.privacy import PrivacyConfig
@@ -23,6 +27,7 @@ from tests.attacks import planted
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [*DOCUMENTS, ROOT / "experiments/README.md", *sorted((ROOT / "papers").glob("*/README.md"))]
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -96,7 +101,10 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     return modules
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/extending.md"])
+WITH_EXPERIMENTS = ("tutorial", "extending", "recommenders", "deployment")
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{name}.md" for name in WITH_EXPERIMENTS)])
 def test_toml_is_valid(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_modules(monkeypatch)
     found = blocks(document, "toml")
@@ -143,6 +151,40 @@ def test_the_example_attack_is_part_of_an_experiment(tmp_path: Path, monkeypatch
 def test_the_attacks_of_the_table_are_those_there_are() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/attacks.md").read_text(), flags=re.MULTILINE)
     assert {kind for kind in rows if kind in ATTACKS} == set(ATTACKS)
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The commands that its blocks without a language show: `fedrec ...` and `python ...`."""
+    found = []
+    for block in re.findall(r"^```\n(.*?)^```", document.read_text(), flags=re.DOTALL | re.MULTILINE):
+        for line in re.findall(r"^(?:fedrec|python) .*", block, flags=re.MULTILINE):
+            said = re.split(r" {2,}(?!--)", line)[0].replace("<utc time>", "TIME")  # a remark may stand behind it
+            found.append(shlex.split(said, comments=True))
+    return found
+
+
+@pytest.mark.parametrize("document", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_commands_that_are_shown_can_be_given(document: Path) -> None:
+    fedrec = cast(click.Group, typer.main.get_command(app))
+    for program, *arguments in commands(document):
+        if program == "python":
+            assert (ROOT / arguments[0]).is_file(), arguments
+            continue
+        command: click.Command = fedrec
+        context = click.Context(fedrec, info_name=program)
+        while isinstance(command, click.Group):
+            name, found, arguments = command.resolve_command(context, arguments)
+            assert found is not None
+            command, context = found, click.Context(found, parent=context, info_name=name)
+        command.parse_args(context, arguments)  # it refuses what it does not know
+
+
+def test_the_ways_to_spend_a_budget_are_valid() -> None:
+    (shown,) = blocks("docs/privacy.md", "toml")
+    sections = [tomllib.loads(line)["privacy"] for line in shown.splitlines()]
+    assert len(sections) > 5
+    for section in sections:
+        build_config(PrivacyConfig, section, "privacy")
 
 
 def test_links_lead_somewhere() -> None:

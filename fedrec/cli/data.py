@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedrec.data import DataConfig
     from fedrec.graph import GraphSummary
 
-app = typer.Typer(help="Data sets: what there is, fetching, describing.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: what there is, fetching, describing, dealing to nodes.", no_args_is_help=True)
 
 
 @app.command("list")
