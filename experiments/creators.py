@@ -4,7 +4,8 @@
 
 Creators are told apart by size, as the groups "author_id-size" of the run's metrics have them. The values are those of
 its `metrics.csv`, made again from the lists so that they have intervals over users; the data are read again, from where
-the run read them. `creators.csv` has a line for each arm, group and measure, `creators.svg` all of it against epsilon.
+the run read them, and must not have changed. `creators.csv` has a line for each arm, group and measure that has a
+value, `creators.svg` all of it against epsilon.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fedrec.evaluation.accuracy import ndcg_gains
 from fedrec.evaluation.providers import SIZE, exposure_lift, item_groups, ndcg_contribution, provider_recall
 from fedrec.evaluation.statistics import bootstrap_means
 from fedrec.experiment import RunDirectory
+from fedrec.experiment.manifest import require_unchanged
 from fedrec.report.canvas import style, to_svg
 from fedrec.report.palette import marks
 from fedrec.streams import Streams
@@ -90,28 +92,31 @@ class Test:
         return torch.stack([wanted, *(torch.einsum("uk,ukg->ug", x, self.weight[items]) for x in of_places)], dim=1)
 
     def estimates(self, sums: Tensor) -> Estimates:
-        """The measures of users' sums, and of resamples of the users."""
+        """The measures of users' sums, and of resamples of the users; NaN where there is nothing to measure."""
         flat = sums.flatten(1).T
         drawn = bootstrap_means(flat, Streams(0).generator("creators"), RESAMPLES)
         means = torch.cat([flat.mean(dim=1, keepdim=True), drawn], dim=1).T.view(-1, *sums.shape[1:])
         wanted, shown, right, gained = means.unbind(dim=1)
+        lift = torch.stack([exposure_lift(of_one, self.trained) for of_one in shown])
         return {
             "provider-recall": provider_recall(right, wanted),
-            "exposure-lift": torch.stack([exposure_lift(of_one, self.trained) for of_one in shown]),
+            "exposure-lift": lift.where(self.trained > 0, math.nan),
             "ndcg-contribution": ndcg_contribution(gained, 1),
         }
 
 
 def interval(values: Tensor) -> tuple[float, float, float]:
-    """The value, and the 95% percentile interval of its resamples."""
-    low, high = torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    """The value, and the 95% percentile interval of its resamples, those left out in which there is none."""
+    low, high = torch.nanquantile(values[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return float(values[0]), low, high
 
 
 def measured(run: RunDirectory, arms: Arms, column: str) -> dict[str, Estimates]:
     """By arm, what its lists give, with each user's mean over seeds."""
     config = run.config
-    test = Test.of(load_split(config.data, config.seeds[0]).split, column)
+    data = load_split(config.data, config.seeds[0])
+    require_unchanged(run.manifest, run.path, (run.path / "config.toml").read_text(), data)
+    test = Test.of(data.split, column)
     found = {}
     for arm in (arm for of in arms.values() for arm in of.values()):
         lists = [pd.read_parquet(run.path / "arms" / arm / f"seed-{seed}" / "topk.parquet") for seed in config.seeds]
@@ -129,18 +134,18 @@ def table(arms: Arms, found: Mapping[str, Estimates]) -> list[str]:
             cells = [f"`{method}`", "∞" if math.isinf(epsilon) else f"{epsilon:g}"]
             recall, bare = found[arm]["provider-recall"], found[of[math.inf]]["provider-recall"]
             for value, low, high in map(interval, recall.T):
-                cells.append(f"{number(value)} [{number(low)}, {number(high)}]")
+                cells.append("" if math.isnan(value) else f"{number(value)} [{number(low)}, {number(high)}]")
             for some, whole in zip(recall.T, bare.T, strict=True):
                 # In some resample of a group that is hardly ever found there is nothing to keep.
-                nothing = math.isinf(epsilon) or bool((whole == 0).any())
+                nothing = math.isinf(epsilon) or not bool((whole > 0).all())
                 cells.append("" if nothing else "{:.0%} [{:.0%}, {:.0%}]".format(*interval(some / whole)))
-            cells += [number(float(value)) for value in found[arm]["exposure-lift"][0]]
+            cells += ["" if value.isnan() else number(float(value)) for value in found[arm]["exposure-lift"][0]]
             rows.append("| " + " | ".join(cells) + " |")
     return rows
 
 
 def write(arms: Arms, found: Mapping[str, Estimates], path: Path) -> None:
-    """A line for each arm, group and measure, with its interval."""
+    """A line for each arm, group and measure that the group has a value of, with its interval."""
     with path.open("w", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["method", "epsilon", "group", "measure", "mean", "low", "high"])
@@ -148,8 +153,9 @@ def write(arms: Arms, found: Mapping[str, Estimates], path: Path) -> None:
             for epsilon, arm in of.items():
                 for name, values in found[arm].items():
                     for place, group in enumerate(GROUPS):
-                        cells = (round(value, 6) for value in interval(values[:, place]))
-                        lines.writerow([method, f"{epsilon:g}", group, f"{name}@{K}", *cells])
+                        cells = [round(value, 6) for value in interval(values[:, place])]
+                        if not math.isnan(cells[0]):
+                            lines.writerow([method, f"{epsilon:g}", group, f"{name}@{K}", *cells])
 
 
 def picture(arms: Arms, found: Mapping[str, Estimates]) -> Figure:
