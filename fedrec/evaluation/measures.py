@@ -181,7 +181,9 @@ def exposures(
 ) -> Iterator[MetricRow]:
     """What is shown of each group of items, what of it is found by those who want it, and what lies between groups.
 
-    Equal opportunity compares groups with `MIN_GROUP` relevant items or more: fewer measure noise.
+    Equal opportunity compares groups with `MIN_GROUP` held-out interactions or more: fewer measure noise. They are
+    counted, not shared out: a chance is as well known from twenty interactions with items of three genres each as from
+    twenty with items of one. Inequality is that between groups that have an item.
 
     Args:
         counts: of the lists.
@@ -192,7 +194,7 @@ def exposures(
     for grouping in groupings:
         available, sought = grouping.share_out(users - counts.known), grouping.share_out(counts.wanted)
         stock, trained = grouping.share_out(torch.ones(len(counts.known))), grouping.share_out(interactions)
-        compared = sought >= MIN_GROUP
+        compared = grouping.count(counts.wanted) >= MIN_GROUP
         for name, amounts in (
             ("catalogue-share", stock),
             ("interaction-share", trained),
@@ -212,7 +214,7 @@ def exposures(
             yield from _listed(f"provider-recall@{k}", grouping, providers.provider_recall(right, sought), sought > 0)
             gained = providers.ndcg_contribution(grouping.share_out(counts.gains[k]), users)
             yield from _listed(f"ndcg-contribution@{k}", grouping, gained)
-            yield MetricRow(f"provider-gini@{k}", grouping.name, providers.provider_gini(shown))
+            yield MetricRow(f"provider-gini@{k}", grouping.name, providers.provider_gini(shown[stock > 0]))
             yield MetricRow(f"rsp@{k}", grouping.name, providers.statistical_parity(shown, available))
             if sought.sum() > 0:
                 yield MetricRow(f"exposure-kl@{k}", grouping.name, providers.exposure_divergence(shown, sought))

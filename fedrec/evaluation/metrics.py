@@ -192,13 +192,15 @@ _ALL = (
     ),
     Metric(
         "reo",
-        "std_g / mean_g of hits_g / r_g, groups with 20 relevant items or more",
+        "std_g / mean_g of hits_g / r_g, groups with 20 held-out interactions or more",
         "[0, √(groups − 1)]",
         "-",
         "Zhu, Wang and Caverlee 2020, ranking-based equal opportunity",
         "provider",
     ),
-    Metric("provider-gini", "gini of x_g over groups of items, 0 = equal", "[0, 1)", "-", "as gini", "provider"),
+    Metric(
+        "provider-gini", "gini of x_g over groups that have an item, 0 = equal", "[0, 1)", "-", "as gini", "provider"
+    ),
     Metric(
         "exposure-kl",
         "Σ_g r_g ln(r_g / (.99 e_g + .01 r_g)), r and e the shares of relevance and exposure",

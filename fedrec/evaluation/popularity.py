@@ -10,20 +10,26 @@ from fedrec.evaluation.csr import Csr
 HEAD_SHARE = 0.8
 """Share of all training interactions that the head has; what is left of the catalogue is the long tail."""
 
+_ROUNDING = 1e-9
+"""Relative difference up to which sums of fractions are equal: a sum of n doubles is off by some n·10⁻¹⁶, and what at
+most 10⁸ interactions come to differs by more."""
+
 
 def long_tail(popularity: Tensor, head: float = HEAD_SHARE) -> Tensor:
     """Which items are in the long tail: [n_items] bool.
 
     The head is the fewest most popular items that together have a share of all training interactions, 80% as in Elliot
     unless told otherwise; items exactly as popular as the last of them belong to it too, so that codes decide nothing.
+    Nor does rounding, where popularity is a sum of shares: what differs by less than 10⁻⁹ of itself is equal.
 
     Args:
-        popularity: [n_items] number of training interactions of each item.
+        popularity: [n_items] number of training interactions of each item, or shares of them.
         head: share of all of them that the head has, above 0.
     """
+    popularity = popularity.double()  # a float32 cannot count beyond 2²⁴
     ranked = popularity.sort(descending=True).values
-    reached = ranked.cumsum(dim=0) >= head * popularity.sum().double()  # a float32 cannot count beyond 2²⁴
-    return popularity < ranked[int(reached.long().argmax())]
+    reached = ranked.cumsum(dim=0) >= head * popularity.sum() * (1.0 - _ROUNDING)
+    return popularity < ranked[int(reached.long().argmax())] * (1.0 - _ROUNDING)
 
 
 def long_tail_share(items: Tensor, tail: Tensor) -> Tensor:

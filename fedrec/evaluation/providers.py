@@ -39,7 +39,8 @@ class ItemGroups:
     Attributes:
         name: of the column.
         labels: of the groups.
-        item, group, weight: [m] each, an item's share of belonging to a group; items of no group do not occur.
+        item, group, weight: [m] each, an item's share of belonging to a group; items of no group do not occur, and an
+            item may be of a group several times, in shares that add up.
         n_items: size of the catalogue.
     """
 
@@ -53,6 +54,12 @@ class ItemGroups:
     def share_out(self, amounts: Tensor) -> Tensor:
         """[groups] float64, what the groups have of the items' amounts, [n_items]."""
         return torch.bincount(self.group, weights=amounts.double()[self.item] * self.weight, minlength=len(self.labels))
+
+    def count(self, amounts: Tensor) -> Tensor:
+        """[groups] float64, the items' amounts, [n_items], with each item in full in every group that it is of."""
+        pairs = torch.unique(self.item * len(self.labels) + self.group)  # two authors of an item may be of one size
+        item, group = pairs // len(self.labels), pairs % len(self.labels)
+        return torch.bincount(group, weights=amounts.double()[item], minlength=len(self.labels))
 
 
 def item_groups(train: Interactions, columns: Sequence[str] | None = None) -> tuple[ItemGroups, ...]:
@@ -118,7 +125,8 @@ def by_size(providers: ItemGroups, popularity: Tensor) -> ItemGroups:
     Large are the fewest providers whose items together have 20% of all training interactions, large and middle the
     fewest that have 80%, and small all others, those too whose items nobody trained on: head, mid and tail of items
     (Abdollahpouri et al. 2021) of those who provide them. Whoever has exactly as many as the last of a head belongs to
-    it, so that no order of equals decides.
+    it, so that no order of equals decides; nor does rounding, where interactions are shared (`long_tail`). A group may
+    be empty: nobody is in the middle where the large ones have 80%.
 
     Args:
         providers: a group for each.
@@ -235,7 +243,8 @@ def provider_gini(exposure: Tensor) -> float:
     """Inequality of exposure between providers: `diversity.gini` of the exposures of groups, 0 = equal.
 
     Args:
-        exposure: [groups] places of lists that show items of the group.
+        exposure: [groups] places of lists that show items of the group. Leave out groups without an item: no list
+            could show them, and each would count as a provider without exposure.
 
     Returns:
         A number in [0, 1); smaller is better.

@@ -109,6 +109,8 @@ BY_HAND: Values = {
     ("ndcg-contribution@2", "genres=A"): (3 * SECOND / 4,),
     ("exposure-share@2", "genres=A"): (4.5 / 8,),
     ("provider-gini@2", "genres"): ((4.5 - 3.5) / (2 * 8),),
+    # By size A is large and B in the middle: the small are nobody, and no third group that is shown nothing.
+    ("provider-gini@2", "genres-size"): ((4.5 - 3.5) / (2 * 8),),
     ("exposure-kl@2", "genres"): (kl(6 / 8, 4.5 / 8),),
     ("rsp@2", "genres"): ((3.5 / 8.5 - 4.5 / 13.5) / (3.5 / 8.5 + 4.5 / 13.5),),
     ("reo@2", "genres"): (0,),
@@ -133,7 +135,9 @@ def world() -> Split:
 
 def measured(scores: Tensor) -> Values:
     """Everything that `evaluate` finds for scores of the first four users; groups of one user are compared too."""
-    config = EvaluationConfig(k=(2,), metric="ndcg@2", groups=("gender",), item_groups=("genres",), embedding_dim=8)
+    config = EvaluationConfig(
+        k=(2,), metric="ndcg@2", groups=("gender",), item_groups=("genres", "genres-size"), embedding_dim=8
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measures, "MIN_GROUP", 1)
         found = evaluate(lambda users: scores[users], world(), config, seed=0, rates=True)
@@ -269,7 +273,10 @@ MUTATIONS: Mapping[str, tuple[Mutation, ...]] = {
     ),
     "long-tail-share": (
         Mutation(popularity.long_tail_share, "(tail[", "(~tail["),
-        Mutation(popularity.long_tail, "return popularity <", "return popularity <="),
+        Mutation(popularity.long_tail, "return popularity <", "return popularity >="),
+        Mutation(popularity.long_tail, "argmax())] * (1.0 - ", "argmax())] * (1.0 + "),
+        Mutation(popularity.long_tail, "head * popularity", "popularity"),
+        Mutation(popularity.long_tail, "sort(descending=True)", "sort()"),
     ),
     "serendipity": (
         Mutation(popularity.serendipity, "] < bar", "] >= bar"),
@@ -323,7 +330,10 @@ MUTATIONS: Mapping[str, tuple[Mutation, ...]] = {
         Mutation(providers.equal_opportunity, "/ relevant", "* relevant"),
         Mutation(providers.equal_opportunity, "return coeff", "return 1 - coeff"),
     ),
-    "provider-gini": (Mutation(providers.provider_gini, "gini(exposure)", "1 - gini(exposure)"),),
+    "provider-gini": (
+        Mutation(providers.provider_gini, "gini(exposure)", "1 - gini(exposure)"),
+        Mutation(measures.exposures, "shown[stock > 0]", "shown"),
+    ),
     "exposure-kl": (
         Mutation(
             providers.exposure_divergence,

@@ -26,6 +26,16 @@ def test_the_long_tail_of_many_interactions() -> None:
     assert of.long_tail(popularity).tolist() == [False] * 4 + [True] * 2
 
 
+def test_the_long_tail_of_shares_is_not_decided_by_rounding() -> None:
+    third = torch.tensor([0.1 + 0.2, 0.3, 0.3], dtype=torch.float64)
+    assert third[0] > third[1]
+    assert of.long_tail(third, 0.3).tolist() == [False] * 3  # the last of the head is the first, and they are equals
+    shares = torch.tensor([0.7, 0.1, 0.2], dtype=torch.float64)  # in this order .7 + .2 is less than .9
+    assert of.long_tail(shares, 0.9).tolist() == [False, True, False]
+    # What differs is told apart, however little: 10⁸ from 10⁸ - 1.
+    assert of.long_tail(torch.tensor([100_000_000, 99_999_999]), 0.5).tolist() == [False, True]
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any), st.integers(0, 2**32))
 def test_the_head_is_the_most_popular_and_enough(counts: list[int], seed: int) -> None:
     popularity = torch.tensor(counts)

@@ -211,6 +211,33 @@ def test_equal_opportunity_compares_groups_with_enough_relevant_items() -> None:
         assert found.value("reo@1", "kind") == pytest.approx(expected)
 
 
+def test_equal_opportunity_counts_interactions_with_items_of_several_groups_in_full() -> None:
+    """Everyone is shown item 1, of b and d by half: 20 hold it out. Whoever holds out item 2 is not served."""
+    for others, expected in ((19, 0.0), (20, 0.5**0.5)):  # chances 1 and 1; 1, 1 and 0
+        n = 20 + others
+        test = [(user, 1 if user < 20 else 2) for user in range(n)]
+        split = split_of(n, 3, [(user, 0) for user in range(n)], [], test, items={"kind": ["a", "b|d", "c"]})
+        found = evaluate(falling(n, 3), split, evaluation(k=[1], metric="ndcg@1", item_groups=["kind"]), 0)
+        assert found.value("reo@1", "kind") == pytest.approx(expected)
+
+
+def test_groups_without_an_item_are_no_providers_whom_lists_leave_out() -> None:
+    """Author a has 4 of 5 training interactions, so that nobody is in the middle; a and b are shown twice each."""
+    split = split_of(
+        5,
+        4,
+        [(0, 0), (1, 0), (2, 0), (3, 0), (4, 2)],
+        [],
+        [(user, 3) for user in range(4)],
+        items={"author": ["a", "a", "b", "b"]},
+    )
+    scores = torch.tensor([[0.0, 1.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 1.0, 0.0]] * 3)
+    found = evaluate(table_scorer(scores), split, evaluation(k=[1], metric="ndcg@1"), 0)
+    assert found.value("catalogue-share", "author-size=middle") == 0.0
+    assert [found.value("exposure-share@1", f"author-size={size}") for size in ("small", "large")] == [0.5, 0.5]
+    assert found.value("provider-gini@1", "author") == found.value("provider-gini@1", "author-size") == 0.0
+
+
 def test_a_column_of_many_authors_is_summed_up_and_not_listed() -> None:
     split = random_split(60, 150)
     split = replace(split, train=replace(split.train, item_attributes=pd.DataFrame({"author": range(150)})))

@@ -137,6 +137,21 @@ def test_every_row_is_that_of_a_simulation(kind: str) -> None:
     }
 
 
+def test_groups_without_an_item_count_as_little_as_in_a_simulation() -> None:
+    """One author has all items but the most popular one: nobody is in the middle."""
+    split = small()
+    favourite = int(split.train.item_degrees.argmax())
+    items = split.train.item_attributes.assign(author=["y" if code == favourite else "x" for code in range(60)])
+    split = replace(split, train=replace(split.train, item_attributes=items))
+    config = CONFIG.model_copy(update={"item_groups": ("author-size",)})
+    engine, method, state = trained("popularity", split, [torch.arange(90)])
+    there = by_name(measured(engine, method, state, split, config).rows)
+    assert there["catalogue-share", "author-size=middle"] == 0.0
+    small_ones, large = (there["exposure-share@8", f"author-size={size}"] for size in ("small", "large"))
+    assert 0 < small_ones < large
+    assert there["provider-gini@8", "author-size"] == pytest.approx((large - small_ones) / 2)  # of two, not of three
+
+
 def test_how_users_are_dealt_to_nodes_changes_nothing() -> None:
     """Resamples are drawn by user, and add up as all else does."""
     split = small()
