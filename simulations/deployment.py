@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import signal
 import socket
 import ssl
@@ -41,16 +42,19 @@ from simulations.processes import environment
 
 HOST = "127.0.0.1"
 MARK = "FEDREC_DEPLOYMENT"  # in the environment of all that a deployment starts, and of all that they start
-START_SECONDS = 60.0  # a process that is not ready by then will not be
+START_SECONDS = 300.0  # a process that is not ready by then will not be; on an idle machine it takes ten
+_PORTS = range(20_000, 32_000)  # Linux deals out those from 32,768 on by itself, and other systems later ones
 STOP_SECONDS = 10.0  # after SIGTERM; Flower lets a running app go on for a while
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now, and that no outgoing connection is given before the process that is to."""
+    while True:
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):  # somebody listens there
+            probe.bind((HOST, port))
+            return port
 
 
 @dataclass
@@ -190,7 +194,7 @@ class Deployment:
         """Until so many nodes are online.
 
         Raises:
-            RunError: if they are not within a minute, or one of them ended.
+            RunError: if they are not in time, or one of them ended.
         """
         for node in self.nodes:
             log = node.folder / "supernode.log"

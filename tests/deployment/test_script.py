@@ -14,7 +14,7 @@ import pytest
 
 from simulations.deployment import MARK
 from simulations.processes import environment
-from tests.deployment.conftest import asked, until
+from tests.deployment.conftest import PATIENCE, asked, until
 
 pytestmark = pytest.mark.deployment
 
@@ -43,7 +43,7 @@ def test_whatever_ends_the_script_ends_all_that_it_started(tmp_path: Path, endin
         started = 2 if ending == signal.SIGINT else 4  # SuperLink, SuperNode, and what starts apps for each
         until(lambda: len(left_of(tmp_path)) >= started, "the processes")
         process.send_signal(ending)
-        assert process.wait(60) == code
+        assert process.wait(PATIENCE) == code
         until(lambda: not left_of(tmp_path), "everything to end")
         said.seek(0)
         assert (b"everything is stopped" in said.read()) == (code == 130)
