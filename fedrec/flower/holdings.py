@@ -25,6 +25,20 @@ def fingerprint(items: Vocabulary) -> str:
 
 def save_devices(path: Path, devices: Devices) -> None:
     """Write a population to a file, with all that its users hold."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(_tensors_of(devices), path)
+
+
+def digest_of(devices: Devices) -> str:
+    """SHA-256 of all that users hold."""
+    digest = sha256()
+    for name, tensor in sorted(_tensors_of(devices).items()):
+        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors_of(devices: Devices) -> dict[str, Tensor]:
     tensors = {"keys": devices.keys, "indptr": devices.indptr, "items": devices.items}
     tensors["n_items"] = torch.tensor(devices.n_items)
     if devices.silo is not None:
@@ -35,9 +49,7 @@ def save_devices(path: Path, devices: Devices) -> None:
         for number, (indptr, items) in enumerate(part.known):
             tensors |= {f"{place}/known/{number}/indptr": indptr, f"{place}/known/{number}/items": items}
         tensors |= {f"{place}/groups/{group}": codes for group, codes in part.groups.items()}
-    own = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}  # it refuses views
-    path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(own, path)
+    return {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}  # files hold no views
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
@@ -21,7 +21,7 @@ from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
 from fedrec.flower import secure
 from fedrec.flower.exact_layout import exact_layout
-from fedrec.flower.holdings import as_one_silo
+from fedrec.flower.holdings import as_one_silo, digest_of
 from fedrec.flower.own_noise import OwnNoise, content_of, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.remembered import after, agreed, begun, remembered, require_same, require_unopened
@@ -63,6 +63,11 @@ class Holding:
         """What it says of itself."""
         parts = ",".join(sorted(self.devices.held_out))
         return Greeting(len(self.devices), self.devices.n_items, self.catalogue, parts)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that its users hold."""
+        return digest_of(self.devices)
 
 
 class Payloads:
@@ -142,9 +147,8 @@ class Node:
                 self._require_plain()
                 totals = self.sum(query, request)
             else:
-                content = content_of(record, request)
-                own = content if request.randomness == "os" else ""
-                totals = self._over(query, request, partial(_noised, noise, request, content), own)
+                own = content_of(record, request, self._holding().digest) if request.randomness == "os" else ""
+                totals = self._over(query, request, partial(_noised, noise, request, own), own)
             return head(totals_to_record(totals), query.kind, request)
         except FedrecError as error:
             return refusal(str(error))
@@ -168,7 +172,7 @@ class Node:
             if step == secure.ADVERTISE:
                 summand = Summand(number, session)
             else:
-                summand, noised = begun(kept, session, number)
+                summand, noised = begun(kept, session, number, request)
             if step == secure.MASK:
                 answer, noised = self._masked(summand, record, request)
                 kept = remembered(self._store, request)
@@ -176,7 +180,7 @@ class Node:
                 answer = _step(step, summand, record)
             if step == secure.UNMASK and noised:
                 kept = replace(kept, opened=max(kept.opened, request.moment))
-            state = {"agreed": agreed(session), "number": number, "noised": noised, **summand.pack()}
+            state = {"agreed": agreed(session, request), "number": number, "noised": noised, **summand.pack()}
             latest = min(kept.latest, request.moment)  # a server that goes back has several steps to ask for
             self._store.save(replace(kept, attempt=request.attempt, latest=latest, summand=json.dumps(state)))
             return head(answer, f"secure-{step}", request)

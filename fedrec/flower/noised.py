@@ -154,11 +154,17 @@ class MaskedNoisedNodes:
         """
         moment = (asked.round, asked.phase)
         drawn, silent = self._engine.taking_part(self._engine.request(moment, asked.clip))
+        place = f"round {asked.round}, secure sum of '{asked.query.kind}'"
+        if len(drawn) < 2:
+            raise PrivacyError(
+                f"{place}: {len(drawn)} of {len(self._engine.roll.nodes)} nodes said who takes part "
+                f"({'; '.join(silent)}), and masks take two; see that they run, then resume"
+            )
         clients = sum(drawn.values())
         noise = self._devices.noise(asked, clients)
         if self._noise.executed:
             noise.require_feasible(max(drawn.values(), default=0))
-        panel = _Clients(drawn, self._noise.answering, f"round {asked.round}, secure sum of '{asked.query.kind}'")
+        panel = _Clients(drawn, self._noise.answering, place)
         told = replace(self._noise, parts=tuple(asked.parts), drawn=clients)
         sums, totals = self._messages.sum(asked.query, moment, asked.clip, _Noised(noise, told), panel)
         failed = dict(silent + Counter(totals.failed))

@@ -89,10 +89,13 @@ def own_noise(record: RecordDict, query: Query, request: Request) -> OwnNoise | 
     """The noise that a message asks for; None if it asks for none.
 
     Raises:
-        DataError: if it cannot be read, or is not in proportion to the clip of the message, for every table.
+        DataError: if it cannot be read, or is not in proportion to the clip of the message, for every table; or the
+            query asks others than the round's participants, whose noise it is.
     """
     if _NOISE not in record:
         return None
+    if query.everyone:
+        raise DataError(f"query '{query.kind}' asks everyone, and noise is that of a round's participants")
     values = dict(part(record, _NOISE, ConfigRecord))
     wanted = {"parts": str, "stream": str, "executed": bool, "clients": int, "drawn": int, "answering": float}
     if {name: type(value) for name, value in values.items()} != wanted:
@@ -119,7 +122,8 @@ def source_of(noise: OwnNoise, request: Request, content: str, secret: str) -> U
     """Where a node's noise comes from: the seed, or the node's secret.
 
     Asked the same again, by a server that was killed before it wrote the answer down, a node adds the same noise: other
-    noise on the same sum would be another release. Asked something else at that moment it refuses.
+    noise on the same sum would be another release. Asked something else at that moment it refuses, and so it does where
+    its users hold something else: the same noise on two sums would tell their difference.
 
     Args:
         noise: as asked for.
@@ -133,15 +137,20 @@ def source_of(noise: OwnNoise, request: Request, content: str, secret: str) -> U
     return SecretNoise(hashlib.blake2b(bytes.fromhex(content), key=key, digest_size=32).digest())
 
 
-def content_of(record: RecordDict, request: Request) -> str:
-    """What noise is for: SHA-256 of a message but for the number of the attempt and what the node is to remember."""
-    digest = hashlib.sha256(repr(replace(request, attempt=0, keep="")).encode())
+def content_of(record: RecordDict, request: Request, held: str) -> str:
+    """What noise is for: SHA-256 of a message but for the number of the attempt and what the node is to remember.
+
+    Args:
+        record, request: the message.
+        held: what the node's users hold, as a digest.
+    """
+    digest = hashlib.sha256(repr((replace(request, attempt=0, keep=""), held)).encode())
     for name in sorted(set(record) - {"request"}):
-        held = record[name]
+        part_of = record[name]
         digest.update(name.encode())
-        if isinstance(held, ArrayRecord):
-            for key in sorted(held):
-                digest.update(f"{key}/{len(held[key].data)}/".encode() + held[key].data)
+        if isinstance(part_of, ArrayRecord):
+            for key in sorted(part_of):
+                digest.update(f"{key}/{len(part_of[key].data)}/".encode() + part_of[key].data)
         else:
-            digest.update(json.dumps(sorted(cast(Mapping[str, object], dict(held)).items())).encode())
+            digest.update(json.dumps(sorted(cast(Mapping[str, object], dict(part_of)).items())).encode())
     return digest.hexdigest()

@@ -20,11 +20,15 @@ def remembered(store: Store, request: Request) -> Kept:
 
     Raises:
         ConfigError: if a later moment was answered already.
-        PrivacyError: if what follows from a release was asked since, and other noise would be added to it.
+        PrivacyError: if what follows from a release was asked since, and other noise would be added to it; or what was
+            released in that session is not remembered.
     """
     kept = store.load(request.run)
-    if kept is None or kept.session != request.session:
-        kept = Kept(request.session, secret="" if kept is None else kept.secret)
+    if kept is None:
+        kept = Kept(request.session)
+    elif kept.session != request.session:
+        left = tuple(name for name in kept.left if name != kept.session)
+        kept = Kept(request.session, secret=kept.secret, left=(*left, kept.session))
     _require_current(kept, request)
     return kept
 
@@ -36,8 +40,15 @@ def _require_current(kept: Kept, request: Request) -> None:
             f"an old query: round {request.round}, phase {request.phase} of attempt {request.attempt}, and round "
             f"{kept.latest[0]}, phase {kept.latest[1]} of attempt {kept.attempt} was answered already"
         )
-    # What was asked later was computed from what was released then. A seed would repeat the noise.
-    if request.clip and request.randomness == "os" and request.moment < kept.latest:
+    if not (request.clip and request.randomness == "os"):  # a seed would repeat the noise
+        return
+    if request.session in kept.left:
+        raise PrivacyError(
+            f"session '{request.session}' was left for another of its run, and what was released in it is not "
+            "remembered; other noise on its sums is a release that no ledger has: start a new run"
+        )
+    # What was asked later was computed from what was released then.
+    if request.moment < kept.latest:
         raise PrivacyError(
             f"round {request.round}, phase {request.phase} was released before, which the server's journal has lost; "
             "other noise on its sum is a release that no ledger has: start a new run"
@@ -50,7 +61,7 @@ def require_unopened(kept: Kept, request: Request) -> None:
     Raises:
         PrivacyError: if what opens it was revealed.
     """
-    if request.randomness == "os" and request.moment <= kept.opened:
+    if request.randomness == "os" and request.moment <= max(kept.opened, kept.noised[0]):
         raise PrivacyError(
             f"round {request.round}, phase {request.phase} may have been opened before, which the server's journal has "
             "lost; other noise on its sum is a release that no ledger has: start a new run"
@@ -69,28 +80,33 @@ def require_same(kept: Kept, request: Request, content: str) -> None:
         PrivacyError: if something else was noised at that moment, or a later one.
     """
     moment, before = kept.noised
-    if request.moment < moment or (request.moment == moment and content != before):
+    last = max(moment, kept.opened)
+    if request.moment < last or (request.moment == last and content != before):
         raise PrivacyError(
             f"round {request.round}, phase {request.phase} was noised for another question before; other noise on its "
             "sum is a release that no ledger has: start a new run"
         )
 
 
-def begun(kept: Kept, session: Session, number: int) -> tuple[Summand, bool]:
+def begun(kept: Kept, session: Session, number: int, request: Request) -> tuple[Summand, bool]:
     """The node's side of a secure sum that has begun, and whether noise of its users went under its mask.
 
     Raises:
         PrivacyError: if it is not this one: what was agreed on has changed, or its secrets are gone.
     """
     packed = json.loads(kept.summand) if kept.summand else {}
-    if (packed.get("agreed"), packed.get("number")) != (agreed(session), number):
+    if (packed.get("agreed"), packed.get("number")) != (agreed(session, request), number):
         raise PrivacyError(f"no secure sum '{session.label}' was begun here; ask for the sum again")
     return Summand.unpack(number, session, packed), packed["noised"]
 
 
-def agreed(session: Session) -> str:
-    """What all steps of a secure sum have in common, as a digest: with another threshold fewer masks would be added."""
-    return hashlib.sha256(repr(session).encode()).hexdigest()
+def agreed(session: Session, request: Request) -> str:
+    """What all steps of a secure sum have in common, as a digest.
+
+    With another threshold fewer masks would be added; and of another moment's last step the node would remember that
+    this moment's sum was not opened, and noise it anew.
+    """
+    return hashlib.sha256(repr((session, request)).encode()).hexdigest()
 
 
 def after(kept: Kept, request: Request, state: Mapping[str, Tensor], content: str = "") -> Kept:

@@ -46,6 +46,7 @@ class Kept:
         opened: the last moment of whose noised words the node has revealed what opens their sum; (0, 0) is none.
         noised: the last moment of a sum that it noised by its secret, and what was asked then; "" is none.
         secret: of the run, from which the node draws what no seed is to tell; "" is not drawn yet.
+        left: earlier sessions of the run, of which nothing else is remembered.
     """
 
     session: str
@@ -56,6 +57,7 @@ class Kept:
     summand: str = ""
     opened: Moment = (0, 0)
     noised: tuple[Moment, str] = ((0, 0), "")
+    left: tuple[str, ...] = ()
 
     @property
     def run(self) -> str:
@@ -101,7 +103,7 @@ def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
             states.setdefault(f"{round}/{phase}", {})[name] = names[id(tensor)]
     facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest)}
     facts |= {"secret": kept.secret, "summand": kept.summand, "opened": list(kept.opened)}
-    facts |= {"noised": [list(kept.noised[0]), kept.noised[1]]}
+    facts |= {"noised": [list(kept.noised[0]), kept.noised[1]], "left": list(kept.left)}
     return packed, json.dumps({**facts, "states": states})
 
 
@@ -114,7 +116,8 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
     moments = (facts["latest"], facts["opened"], facts["noised"][0])
     latest, opened, noised = ((round, phase) for round, phase in moments)
     own = facts["secret"], facts["summand"], opened, (noised, facts["noised"][1])
-    return Kept(facts["session"], facts["attempt"], latest, states, *own)
+    left = tuple(facts.get("left", ()))  # which earlier versions did not keep
+    return Kept(facts["session"], facts["attempt"], latest, states, *own, left)
 
 
 class ContextStore:
@@ -177,19 +180,13 @@ class FolderStore:
         packed, header = _pack(kept)
         own = {name: tensor.contiguous() for name, tensor in packed.items()}
         path = self._path(kept.run)
-        beside = path.with_name(f".{path.name}.part")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             new = not path.exists()
-            with beside.open("wb") as file:
-                file.write(safetensors.torch.save(own, {"kept": header}))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            write_whole(path, safetensors.torch.save(own, {"kept": header}))
             if new:
                 self._forget()
         except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror}); make room for it") from error
+            raise _unwritable(path, error) from error
 
     def _path(self, run: str) -> Path:
         return self._folder / f"{run}{_ENDING}"
@@ -199,3 +196,30 @@ class FolderStore:
         kept = sorted(self._folder.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in kept[RUNS:]:
             path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that the path holds all of the new content or what it held before, on the disk itself.
+
+    Raises:
+        DataError: if it cannot be written: no room, no permission. Nothing is lost then.
+    """
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # or a power cut may undo the move, and what was noised is forgotten
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be written ({error.strerror}); make room for it")

@@ -52,11 +52,14 @@ def grid_of(
     parts: Sequence[Sequence[int]],
     look: Callable[[Message], None] = lambda message: None,
     state: Path | None = None,
+    **more: bool | float | str,
 ) -> ChangedReplies:
-    """Nodes 1, 2, ... with the users at some positions each."""
+    """Nodes 1, 2, ... with the users at some positions each, and more in their operators' configuration."""
     held = [Holding(devices.take(torch.tensor(part)), "the same") for part in parts]
     app = client_app(lambda config, _: held[int(config["number"]) - 1])
-    configs: dict[int, dict[str, bool | float | int | str]] = {n + 1: {"number": n + 1} for n in range(len(parts))}
+    configs: dict[int, dict[str, bool | float | int | str]] = {
+        n + 1: {"number": n + 1, **more} for n in range(len(parts))
+    }
     for number, config in configs.items():
         if state is not None:
             config["state"] = str(state / str(number))

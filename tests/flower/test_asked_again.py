@@ -1,0 +1,150 @@
+"""What a node does that is asked for a sum another time: never other noise on it, and never its noise on another sum.
+
+Two noised sums of the same users have a mean with less noise, and two sums with the same noise a difference with none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message
+
+from fedrec.errors import PrivacyError, RunError
+from fedrec.federated import Devices, PrivateEngine
+from fedrec.federated.protection import protect
+from fedrec.federated.queries import Count
+from fedrec.flower import secure
+from fedrec.flower.own_noise import OwnNoise
+from fedrec.flower.requests import refused, request_to_record
+from fedrec.flower.stores import FolderStore, Kept
+from fedrec.privacy import Clip, Part, PlannedRelease, PrivacyConfig, Schedule, SystemNoise, Trust
+from tests.flower.nodes import ChangedReplies, dealt, engine_on, grid_of
+
+COUNT = Schedule((PlannedRelease(query="count", draws=4, clip=1.2),))
+
+
+def private(grid: ChangedReplies, trust: Trust, session: str = "run.arm.0") -> PrivateEngine:
+    """As a server that was just started has it, back at the beginning."""
+    over = engine_on(grid, session=session, randomness="os")
+    over.restore({"moment": torch.tensor([0, 0]), "kept": torch.zeros(0, 2, dtype=torch.int64)})
+    section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, trust=trust)
+    return protect(over, COUNT, section, SystemNoise(), 40)
+
+
+def count(over: PrivateEngine, round: int = 1) -> torch.Tensor:
+    return over.sum(Count(25), round=round).sums["count"]
+
+
+def nodes(devices: Devices, state: Path, **more: Any) -> ChangedReplies:
+    return grid_of(devices, dealt(devices, 4), state=state, **more)
+
+
+LATER = 4 * 10**18  # than the clock
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [{"round": 0, "phase": 1, "clip": 0.0, "attempt": LATER}, {"attempt": LATER}, {"session": "run.x"}],
+    ids=["moment", "attempt", "session"],
+)
+def test_the_last_step_of_a_sum_is_of_the_moment_that_was_masked(
+    devices: Devices, tmp_path: Path, request_of: dict[str, Any]
+) -> None:
+    """Or a node would remember that another sum was opened, and add other noise to this one when it is asked again."""
+    seen: list[Message] = []
+    grid = nodes(devices, tmp_path, look=seen.append)
+    push = grid.push_messages
+
+    def changed(messages: Any) -> Any:
+        found = list(messages)
+        for message in found:
+            if "step" in message.content and secure.step_from(message.content) == secure.UNMASK:
+                message.content["request"].update(request_of)
+        return push(found)
+
+    grid.push_messages = changed  # type: ignore[method-assign]
+    with pytest.raises(PrivacyError, match="4 of 4 nodes answered, and too many were lost then"):
+        count(private(grid, "distributed"))
+    assert sum("no secure sum" in (refused(message.content) or "") for message in seen) == 4
+    assert not any("shares" in message.content for message in seen if message.metadata.reply_to_message_id)
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_a_session_that_was_left_for_another_is_not_gone_on_with(
+    devices: Devices, tmp_path: Path, trust: Trust
+) -> None:
+    """What was noised in it is not remembered; and its users' state is not, of which the same noise would tell."""
+    grid = nodes(devices, tmp_path)
+    count(private(grid, trust, "run.a.0"))
+    count(private(grid, trust, "run.b.0"))
+    for again in (private(grid, trust, "run.a.0"), private(grid, trust, "run.a.0")):
+        with pytest.raises((RunError, PrivacyError), match=r"session 'run\.a\.0' was left for another of its run"):
+            count(again)
+    engine_on(grid, session="run.a.0", randomness="os").sum(Count(25), round=1)  # which is no release
+    with pytest.raises((RunError, PrivacyError), match=r"session 'run\.a\.0' was left for another of its run"):
+        count(private(grid, trust, "run.a.0"))
+    count(private(grid, trust, "run.c.0"))
+    count(private(grid, trust, "another.a.0"))
+
+
+@pytest.mark.parametrize(("first", "second"), [("local", "distributed"), ("distributed", "local")])
+def test_a_moment_is_noised_in_one_way(devices: Devices, tmp_path: Path, first: Trust, second: Trust) -> None:
+    grid = nodes(devices, tmp_path)
+    count(private(grid, first))
+    with pytest.raises(
+        (RunError, PrivacyError), match=r"round 1, phase 0 (may have been opened|was noised for another)"
+    ):
+        count(private(grid, second))
+    over = private(grid, second)
+    assert torch.isfinite(count(over, 2)).all()
+
+
+def test_the_same_noise_is_not_added_to_what_users_hold_by_now(devices: Devices, tmp_path: Path) -> None:
+    """A node whose shard was replaced: the difference of the two answers would be that of the shards, exactly."""
+    first = count(private(nodes(devices, tmp_path), "local"))
+    assert torch.equal(count(private(nodes(devices, tmp_path), "local")), first)
+    others = Devices(devices.keys, devices.indptr, (devices.items + 1) % 25, 25)
+    with pytest.raises(RunError, match="round 1, phase 0 was noised for another question"):
+        count(private(nodes(others, tmp_path), "local"))
+
+
+def test_noise_is_that_of_a_rounds_participants_and_of_nobody_else(
+    devices: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Count, "everyone", True)
+    grid = nodes(devices, tmp_path)
+    engine = engine_on(grid, randomness="os")
+    request = engine.request((1, 0), Clip(1.2))
+    record = request_to_record(Count(25), request)
+    OwnNoise((Part(("count",), 1.2, 1.5),), "", True).write(record)
+    with pytest.raises(RunError, match="query 'count' asks everyone, and noise is that of a round's participants"):
+        engine.gather(Count(25), request, record, {}, lambda answer: None)
+
+
+def test_what_a_node_remembers_is_on_the_disk_before_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file, and the folder in which it takes the place of the one before: a power cut brings back neither."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(file: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file")
+        fsync(file)
+
+    def moved(path: Path, target: Path) -> Path:
+        done.append("move")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", moved)
+    FolderStore(tmp_path).save(Kept("run.arm.0", noised=((1, 0), "sum"), left=("run.a.0",)))
+    assert done == ["file", "move", "folder"]
+    kept = FolderStore(tmp_path).load("run")
+    assert kept is not None
+    assert (kept.noised, kept.left) == (((1, 0), "sum"), ("run.a.0",))
