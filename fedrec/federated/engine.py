@@ -274,6 +274,10 @@ class LocalEngine:
         """How many clients are drawn in a round and answer in time, be it with an answer that is refused."""
         return len(self._draw(round).on_time)
 
+    def users_taking_part(self, round: int) -> Tensor:
+        """[m] int64 positions of the users of those clients."""
+        return self.devices.members(self._draw(round).on_time)
+
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """The users as a cohort, and their state."""
         cohort = self.devices.cohort(users)

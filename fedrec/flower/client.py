@@ -9,12 +9,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedrec.errors import ConfigError, FedrecError
 from fedrec.flower.node import Holding, Node, Payloads
 from fedrec.flower.records import LARGEST
+from fedrec.flower.requests import refusal
+from fedrec.flower.spent import Account
 from fedrec.flower.stores import ContextStore, FolderStore, Store
+from fedrec.privacy.grant import Grant
 
 GREET, DRAW, SUM, SECURE = "query.greet", "query.draw", "query.sum", "query.secure"
 """The types of the messages."""
@@ -32,7 +36,8 @@ def client_app(holding_of: HoldingOf, state_of: Callable[[Values], Path | None] 
     """The ClientApp of nodes that hold what a function says.
 
     A node's private state is in a folder, or else in the context. `largest` in the node's configuration bounds the
-    bytes of a message that are read; with `plain` false it sends no sum that is neither masked nor noised by its users.
+    bytes of a message that are read; with `plain` false it sends no sum that is neither masked nor noised by its users;
+    `epsilon`, at `delta`, bounds what those that its users noise may cost each of them, over all runs.
 
     Args:
         holding_of: is called for each message, and had better remember what it read.
@@ -40,10 +45,8 @@ def client_app(holding_of: HoldingOf, state_of: Callable[[Values], Path | None] 
     """
     node = partial(_node, holding_of, state_of or _named)
     app = ClientApp()
-    app.query("greet")(partial(_greet, node))
-    app.query("draw")(partial(_draw, node))
-    app.query("sum")(partial(_answer, node))
-    app.query("secure")(partial(_secure, node))
+    for name, answer in (("greet", Node.greet), ("draw", Node.draw), ("sum", Node.answer), ("secure", Node.secure)):
+        app.query(name)(partial(_reply, node, answer))
     return app
 
 
@@ -60,20 +63,41 @@ def _node(holding_of: HoldingOf, state_of: Callable[[Values], Path | None], cont
     store: Store = ContextStore(context) if folder is None else FolderStore(folder)
     holding = partial(holding_of, config, context.run_config)
     largest, plain = int(config.get("largest", LARGEST)), bool(config.get("plain", True))
-    return Node(holding, store, _payloads, largest=largest, plain=plain)
+    account = _account(config, folder)
+    return Node(holding, store, _payloads, largest=largest, plain=plain, account=account)
 
 
-def _greet(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
-    return Message(node(context).greet(message.content), reply_to=message)
+def _account(config: Values, folder: Path | None) -> Account | None:
+    """Of what the node's operator grants.
+
+    Raises:
+        ConfigError: if that is no number, or there is no folder in which to count.
+    """
+    if "epsilon" not in config:
+        if "delta" in config:
+            raise ConfigError("the node's configuration has `delta` and no `epsilon`; give both, or neither")
+        return None
+    if folder is None:
+        raise ConfigError(
+            'the node\'s configuration has `epsilon` and no `state`; start it with state="...", a folder in which it '
+            "counts what was spent"
+        )
+    try:
+        grant = Grant(float(config["epsilon"]), float(config.get("delta", Grant.delta)))
+    except ValueError as error:
+        raise ConfigError(f"the node's configuration: epsilon and delta are numbers ({error})") from error
+    return Account(folder, grant)
 
 
-def _draw(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
-    return Message(node(context).draw(message.content), reply_to=message)
-
-
-def _answer(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
-    return Message(node(context).answer(message.content), reply_to=message)
-
-
-def _secure(node: Callable[[Context], Node], message: Message, context: Context) -> Message:
-    return Message(node(context).secure(message.content), reply_to=message)
+def _reply(
+    node: Callable[[Context], Node],
+    answer: Callable[[Node, RecordDict], RecordDict],
+    message: Message,
+    context: Context,
+) -> Message:
+    """The node's answer, or a refusal if its operator's configuration is unfit."""
+    try:
+        found = node(context)
+    except FedrecError as error:
+        return Message(refusal(str(error)), reply_to=message)
+    return Message(answer(found, message.content), reply_to=message)

@@ -36,8 +36,9 @@ from fedrec.flower.requests import (
     require_greeting,
 )
 from fedrec.flower.secure import WordLayout
+from fedrec.flower.spent import Account
 from fedrec.flower.stores import Kept, Store
-from fedrec.privacy import SeededNoise, SystemNoise
+from fedrec.privacy import SeededNoise, SystemNoise, check_delta
 from fedrec.privacy.fixed_point import Words
 from fedrec.privacy.secure_sum import Session, Summand
 from fedrec.streams import Streams
@@ -103,6 +104,8 @@ class Node:
         payloads: what this process read last.
         largest: bytes of a message's arrays that it reads.
         plain: whether it sends sums that are neither masked nor noised by its users.
+        account: of what its users may spend; then nothing that is not a test's goes without noise of their own. None
+            sets no bound.
     """
 
     def __init__(
@@ -113,17 +116,21 @@ class Node:
         *,
         largest: int = LARGEST,
         plain: bool = True,
+        account: Account | None = None,
     ) -> None:
         self._holding = holding
         self._store = store
         self._payloads = payloads or Payloads()
         self._largest = largest
-        self._plain = plain
+        self._plain = plain and account is None
+        self._account = account
 
     def greet(self, record: RecordDict) -> RecordDict:
         """Say what it holds, or why it does not."""
         try:
             require_greeting(record)
+            if self._account is not None:
+                check_delta(self._account.grant.delta, len(self._holding().devices))
             return greeting_to_record(self._holding().greeting())
         except FedrecError as error:
             return refusal(str(error))
@@ -131,7 +138,7 @@ class Node:
     def draw(self, record: RecordDict) -> RecordDict:
         """How many of its clients take part in a round, or a refusal."""
         try:
-            request = request_from_record(record)
+            request = self._request(record)
             _, engine = self._engine(request)
             return head(drawn_to_record(engine.taking_part(request.round)), "draw", request)
         except FedrecError as error:
@@ -140,7 +147,7 @@ class Node:
     def answer(self, record: RecordDict) -> RecordDict:
         """The sum over its users, or a refusal that names what is wrong with the message."""
         try:
-            request = request_from_record(record)
+            request = self._request(record)
             query = self._payloads.read(record, request, self._largest)
             noise = self._own_noise(record, query, request)
             if noise is None:
@@ -148,10 +155,20 @@ class Node:
                 totals = self.sum(query, request)
             else:
                 own = content_of(record, request, self._holding().digest) if request.randomness == "os" else ""
-                totals = self._over(query, request, partial(_noised, noise, request, own), own)
+                totals = self._over(query, request, partial(_noised, noise, request, own), noise, own)
             return head(totals_to_record(totals), query.kind, request)
         except FedrecError as error:
             return refusal(str(error))
+
+    def _request(self, record: RecordDict) -> Request:
+        """The circumstances of a message's query, in which its operator lets the node answer."""
+        request = request_from_record(record)
+        if self._account is not None and request.randomness != "os":
+            raise PrivacyError(
+                "this node's operator grants an epsilon, and noise that a seed tells keeps none; set "
+                "engine.randomness = 'os'"
+            )
+        return request
 
     def _require_plain(self) -> None:
         """Refuse, with a PrivacyError, a plain sum where the operator lets none go."""
@@ -164,7 +181,7 @@ class Node:
     def secure(self, record: RecordDict) -> RecordDict:
         """One step of a secure sum, or a refusal."""
         try:
-            request = request_from_record(record)
+            request = self._request(record)
             session, number = secure.session_from_record(record)
             kept = remembered(self._store, request)
             step = secure.step_from(record)
@@ -194,7 +211,7 @@ class Node:
         if noise is not None:
             require_unopened(remembered(self._store, request), request)
             secure.require_length(noise.length(query, request), summand.session)
-            words = self._over(query, request, partial(_noised_words, noise, request))
+            words = self._over(query, request, partial(_noised_words, noise, request), noise)
         else:
             layout = self._layout(record, query, request, summand.session)
             secure.require_length(layout.length, summand.session)
@@ -220,9 +237,15 @@ class Node:
 
         Raises:
             DataError: if both are asked for.
+            PrivacyError: if it is for a release without noise of the node's users, and they may spend so much alone.
         """
         exact = exact_layout(record, query, session, len(self._holding().devices))
         if exact is None:
+            if self._account is not None:
+                raise PrivacyError(
+                    "this node's operator grants an epsilon, and this sum has no noise but the server's; set "
+                    "privacy.trust = 'distributed' or 'local' in every arm"
+                )
             return secure.layout_from_record(record, query)
         if request.clip:
             raise DataError(f"query '{query.kind}' with a clip, for a sum that is no release")
@@ -242,13 +265,19 @@ class Node:
         return self._over(query, request, summed)
 
     def _over(
-        self, query: Query, request: Request, answer: Callable[[LocalEngine, Query, str], T], content: str = ""
+        self,
+        query: Query,
+        request: Request,
+        answer: Callable[[LocalEngine, Query, str], T],
+        noise: OwnNoise | None = None,
+        content: str = "",
     ) -> T:
         """What an engine over its users makes of a query, with the node's secret; state is committed as in `sum`.
 
         Args:
             query, request: what is asked.
             answer: from engine, query and secret.
+            noise: of its users that is in the answer.
             content: what noise by the secret is for; "" where there is none.
         """
         _require_room(query, request, _ROOM * self._largest)
@@ -262,9 +291,24 @@ class Node:
         if base is not None:
             engine.restore(base)
         found = answer(engine, query, kept.secret)
+        if noise is not None and self._account is not None:
+            kept = self._charged(self._account, kept, engine, request, noise)
         same = base is not None and not query.private and participation.late == "discard"
         self._store.save(after(kept, request, base if base is not None and same else engine.tensors(), content))
         return found
+
+    def _charged(self, account: Account, kept: Kept, engine: LocalEngine, request: Request, noise: OwnNoise) -> Kept:
+        """Charge a round's participants for an answer, and remember it.
+
+        Asked again in the same circumstances they pay only what it costs more than before: either the noise is the same
+        again, or under masks of which one at most is opened (`require_unopened`).
+        """
+        circumstances = repr((replace(request, attempt=0, keep=""), self._holding().digest))
+        what = hashlib.sha256(circumstances.encode()).hexdigest()
+        before = kept.paid[1] if kept.paid[0] == what else 0.0
+        keys = engine.devices.keys[engine.users_taking_part(request.round)]
+        account.charge(keys, max(0.0, noise.cost - before), discrete=noise.discrete)
+        return replace(kept, paid=(what, max(before, noise.cost)))
 
     def _engine(self, request: Request) -> tuple[Kept, LocalEngine]:
         """What is remembered, with a secret if one is needed, and an engine over its users who remember nothing yet."""

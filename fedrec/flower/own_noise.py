@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -65,6 +66,16 @@ class OwnNoise:
         """The release that a message asks for."""
         assert request.bound is not None  # by `own_noise`
         return Asked(query, request.round, request.phase, request.bound, self.parts)
+
+    @property
+    def cost(self) -> float:
+        """Σ 1/σ² over its parts, by which the release costs what one at noise multiplier 1/√cost does."""
+        return math.fsum((1 / part.noise_multiplier) * (1 / part.noise_multiplier) for part in self.parts)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether it is each client's part of discrete noise, which goes under masks."""
+        return self.clients > 0
 
     def length(self, query: Query, request: Request) -> int:
         """Entries of what is sent."""

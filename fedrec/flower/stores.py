@@ -47,6 +47,7 @@ class Kept:
         noised: the last moment of a sum that it noised by its secret, and what was asked then; "" is none.
         secret: of the run, from which the node draws what no seed is to tell; "" is not drawn yet.
         left: earlier sessions of the run, of which nothing else is remembered.
+        paid: what was last charged to its users' account, and how much; "" is nothing.
     """
 
     session: str
@@ -58,6 +59,7 @@ class Kept:
     opened: Moment = (0, 0)
     noised: tuple[Moment, str] = ((0, 0), "")
     left: tuple[str, ...] = ()
+    paid: tuple[str, float] = ("", 0.0)
 
     @property
     def run(self) -> str:
@@ -103,7 +105,7 @@ def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
             states.setdefault(f"{round}/{phase}", {})[name] = names[id(tensor)]
     facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest)}
     facts |= {"secret": kept.secret, "summand": kept.summand, "opened": list(kept.opened)}
-    facts |= {"noised": [list(kept.noised[0]), kept.noised[1]], "left": list(kept.left)}
+    facts |= {"noised": [list(kept.noised[0]), kept.noised[1]], "left": list(kept.left), "paid": list(kept.paid)}
     return packed, json.dumps({**facts, "states": states})
 
 
@@ -116,8 +118,8 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
     moments = (facts["latest"], facts["opened"], facts["noised"][0])
     latest, opened, noised = ((round, phase) for round, phase in moments)
     own = facts["secret"], facts["summand"], opened, (noised, facts["noised"][1])
-    left = tuple(facts.get("left", ()))  # which earlier versions did not keep
-    return Kept(facts["session"], facts["attempt"], latest, states, *own, left)
+    later = tuple(facts.get("left", ())), tuple(facts.get("paid", ("", 0.0)))  # which earlier versions did not keep
+    return Kept(facts["session"], facts["attempt"], latest, states, *own, *later)
 
 
 class ContextStore:

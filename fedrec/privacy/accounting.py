@@ -32,7 +32,7 @@ Accountant = Literal["prv", "rdp"]
 """PRV is the number that is quoted, RDP stands beside it."""
 
 # Opacus has the orders up to 63, which is too low for the small ε of strong noise.
-_ORDERS = [*(1 + tenth / 10 for tenth in range(1, 100)), *range(12, 65), 96, 128, 192, 256, 384, 512, 768, 1024]
+ORDERS = [*(1 + tenth / 10 for tenth in range(1, 100)), *range(12, 65), 96, 128, 192, 256, 384, 512, 768, 1024]
 _LARGEST_LOSS = 700.0  # PRV takes exp of a privacy loss, and float64 ends at exp(709)
 _SMALLEST_DELTA = 1e-10  # not far below it PRV's FFT is rounding noise
 _LARGEST_GRID = 1 << 20  # points of PRV's discretisation: about a second
@@ -119,7 +119,7 @@ def _rdp(history: tuple[Draws, ...], delta: float) -> float:
     with warnings.catch_warnings():
         # True at either end of the range of noise, and harmless: any order gives a valid bound.
         warnings.filterwarnings("ignore", "Optimal order is the (smallest|largest) alpha", UserWarning)
-        spent, _ = get_privacy_spent(orders=_ORDERS, rdp=curve, delta=delta)
+        spent, _ = get_privacy_spent(orders=ORDERS, rdp=curve, delta=delta)
     return max(0.0, float(spent))
 
 
@@ -128,7 +128,7 @@ def _renyi(noise_multiplier: float, rate: float) -> npt.NDArray[np.float64]:
     """Rényi divergence of one draw, by order."""
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    return np.asarray(compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=_ORDERS))
+    return np.asarray(compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=ORDERS))
 
 
 @lru_cache(maxsize=1024)

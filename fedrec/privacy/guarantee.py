@@ -307,8 +307,8 @@ _RELEASED_BY_NODES: dict[Trust, str] = {
     "protected.",
 }
 _ASKED = (
-    "A node clips and noises as it is asked, and keeps no account: the server is trusted to ask for no less noise and "
-    "no more sums than are stated here."
+    "A node clips and noises as it is asked, and keeps an account only if its operator granted it an epsilon: "
+    "otherwise the server is trusted to ask for no less noise and no more sums than are stated here."
 )
 _SILO = (
     "The promise is about silos, which clip and answer as one: of a single user it says no more than of all in the "

@@ -143,8 +143,8 @@ def test_what_a_node_remembers_is_on_the_disk_before_it_answers(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", moved)
-    FolderStore(tmp_path).save(Kept("run.arm.0", noised=((1, 0), "sum"), left=("run.a.0",)))
+    FolderStore(tmp_path).save(Kept("run.arm.0", noised=((1, 0), "sum"), left=("run.a.0",), paid=("what", 0.5)))
     assert done == ["file", "move", "folder"]
     kept = FolderStore(tmp_path).load("run")
     assert kept is not None
-    assert (kept.noised, kept.left) == (((1, 0), "sum"), ("run.a.0",))
+    assert (kept.noised, kept.left, kept.paid) == (((1, 0), "sum"), ("run.a.0",), ("what", 0.5))

@@ -219,6 +219,27 @@ def test_masks_change_no_number_of_a_test(tmp_path: Path, monkeypatch: pytest.Mo
     pd.testing.assert_frame_equal(here, there, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_a_run_that_states_what_is_granted_goes_to_its_end_and_another_does_not_begin(
+    tmp_path: Path, trust: str
+) -> None:
+    """Its tests are asked besides. The nodes know nothing of the other run but what their users have spent."""
+    federation = Federation(tmp_path)
+    for context in federation.grid._contexts.values():
+        context.node_config.update({"epsilon": 8.0, "delta": 1e-3})
+    arm = {**MASKED, "privacy": {"epsilon": 8.0, "delta": 1e-3, "trust": trust, "executed": False}}
+    engine = {**federation.document["engine"], "randomness": "os"}
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [arm], "engine": engine})
+    out = federation.deployed()
+    assert not table(out / "metrics.csv").empty
+    history = pd.read_csv(out / "history.csv").set_index(["name", "round"])["value"]
+    assert history["failures"].sum() == 0
+    (found,) = json.loads((out / "summary.json").read_text())["arms"].values()
+    assert "keeps an account only if its operator granted it an epsilon" in found["guarantee"]["words"]
+    with pytest.raises((RunError, PrivacyError), match="the operator grants epsilon = 8, and with this sum it would"):
+        federation.deployed("another")
+
+
 def test_what_says_whom_earlier_tests_are_over_must_be_read(tmp_path: Path) -> None:
     (tmp_path / "panel.json").write_text("[1, 2]")
     with pytest.raises(RunError, match=r"panel\.json: cannot be read"):
