@@ -86,9 +86,9 @@ class Post:
                     continue
                 node = waiting.pop(number)
                 yield node, self._open(reply, node)
-            if waiting and time.monotonic() > end:
-                break
-            if waiting and not replies:
+            if waiting and not replies:  # one that came while others were read is taken, whatever the time
+                if time.monotonic() > end:
+                    break
                 time.sleep(_PAUSE)
         for node in waiting.values():
             yield node, DataError(f"no answer within {self.timeout:g} s")

@@ -16,7 +16,7 @@ from fedrec.experiment import ExperimentConfig
 from simulations.deployment import Deployment, deployed
 
 NODES = 2
-PATIENCE = 600.0  # seconds until a test gives up on something that takes ten to sixty on an idle machine
+PATIENCE = 1200.0  # seconds until a test gives up on something that takes ten to sixty on an idle machine
 
 
 def asked(rounds: int, **engine: Any) -> ExperimentConfig:

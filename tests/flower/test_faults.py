@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -145,6 +146,19 @@ def test_an_answer_that_comes_twice_counts_once(devices: Devices, caplog: pytest
     assert torch.equal(found.sums["count"], expected.sums["count"])
     assert found.answered == expected.answered
     assert "a reply that was not waited for" in caplog.text
+
+
+def test_answers_that_are_there_are_taken_however_long_reading_the_others_took(devices: Devices) -> None:
+    """Time is waited for answers, not for a busy server: nodes of this process answer when they are looked for."""
+    grid = grid_of(devices, dealt(devices, 3))
+    engine = engine_on(grid)
+
+    def slow(reply: Message) -> Message:
+        time.sleep(0.1)
+        return reply
+
+    grid.change, grid.node, engine.post.timeout = slow, 1, 0.05
+    assert not engine.sum(Count(25), round=1).failed
 
 
 def test_a_late_answer_is_not_in_a_later_sum(devices: Devices) -> None:
