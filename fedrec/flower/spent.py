@@ -1,7 +1,7 @@
 """`Account`: what a node's users have spent of what its operator grants, over all runs, in a file of its state folder.
 
-It is written before the answer that it is charged for is sent: a process that dies in between has charged for nothing,
-and never the other way round.
+Its header says what the user has spent who has spent most. It is written before the answer that it is charged for is
+sent: a process that dies in between has charged for nothing, and never the other way round.
 """
 
 from __future__ import annotations
@@ -63,12 +63,8 @@ class Account:
             places = np.searchsorted(users, paying)
             after[places, int(discrete)] += cost
             self._require_granted(after[places])
-            content = safetensors.numpy.save({_KEYS: users, _SPENT: after})
-            write_whole(self._path, content)
-
-    def epsilon(self) -> float:
-        """ε at the grant's δ of the user who has spent most."""
-        return self._most(self._read()[1])
+            most = f"epsilon = {self._most(after):.4g} at delta = {self.grant.delta:g}"
+            write_whole(self._path, safetensors.numpy.save({_KEYS: users, _SPENT: after}, {"most": most}))
 
     def _require_granted(self, after: Costs) -> None:
         if not all(self.grant.allows(gaussian, discrete) for gaussian, discrete in _largest(after)):

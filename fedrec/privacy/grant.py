@@ -20,8 +20,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.special import log_ndtr
-
 from fedrec.errors import ConfigError
 from fedrec.privacy.accounting import ORDERS
 
@@ -67,6 +65,8 @@ def epsilon_of_gaussian(squared: float, delta: float) -> float:
         return 0.0
     if squared > _NO_PRIVACY:
         return math.inf
+    from scipy.special import log_ndtr  # takes a tenth of a second, which a node without a grant has not to spend
+
     mu = math.sqrt(squared)
 
     def log_delta(epsilon: float) -> float:
