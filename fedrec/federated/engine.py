@@ -26,7 +26,7 @@ from fedrec.federated.late import Late, Pending
 from fedrec.federated.memory import PrivateMemory
 from fedrec.federated.participation import Participants, ParticipationConfig, participants
 from fedrec.federated.query import Query
-from fedrec.privacy import Clip, scales_by_table
+from fedrec.privacy import Clip, Randomness, scales_by_table
 from fedrec.streams import Streams
 
 CHUNK_BYTES = 8 << 20  # measured: with 1 MiB of second-level cache a core, 1 MiB takes a third longer and 16 no less
@@ -58,7 +58,7 @@ class EngineConfig(Config):
     timeout: float = Field(600.0, gt=0)
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
-    randomness: Literal["seeded", "os"] = "seeded"
+    randomness: Randomness = "seeded"
 
     @property
     def dtype(self) -> torch.dtype:

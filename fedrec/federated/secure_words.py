@@ -82,7 +82,7 @@ def words_of_answer(answer: Answer, asked: Asked, points: Mapping[Part, FixedPoi
 
 def least_of(clients: int, answering: float) -> int:
     """The least number of clients that make up a share of them; a sum of one would be an answer."""
-    return max(2, math.ceil(answering * clients - 1e-9))
+    return max(2, math.ceil(answering * clients - 1e-9))  # floats make 55.00000000000001 of .55 · 100
 
 
 def decoded_words(words: Words, asked: Asked, points: Mapping[Part, FixedPoint]) -> dict[str, Tensor]:

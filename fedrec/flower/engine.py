@@ -8,18 +8,16 @@ in a round. Private state stays on the nodes: a checkpoint here holds the moment
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
-from fedrec.errors import ConfigError, DataError, RunError
+from fedrec.errors import ConfigError, RunError
 from fedrec.federated import ParticipationConfig, Query, Totals
 from fedrec.federated.answers import Answer
 from fedrec.federated.private_sums import PrivateSums
@@ -35,13 +33,8 @@ from fedrec.flower.requests import (
     moments,
     request_alone,
     request_to_record,
-    require_heading,
 )
-from fedrec.privacy import Clip, Mechanism, PrivacyConfig, UniformSource
-
-log = logging.getLogger(__name__)
-
-Randomness = Literal["seeded", "os"]
+from fedrec.privacy import Clip, Mechanism, PrivacyConfig, Randomness, UniformSource
 
 
 class FlowerEngine:
@@ -82,7 +75,7 @@ class FlowerEngine:
         self._silo_by = silo_by
         self.post = post
         self._session, self._seed = session, seed
-        self._randomness: Randomness = randomness
+        self._randomness = randomness
         self._clock = clock
         self._attempt = clock()  # later than any before it, also than those of a server that was killed
         self._base: Moment = (0, 0)
@@ -141,25 +134,27 @@ class FlowerEngine:
         Raises:
             RunError: if no node answers.
         """
-        round = request.round
-        tables = {name: total.shape for name, total in sums.items()}
+        place, tables = f"query '{query.kind}'", {name: total.shape for name, total in sums.items()}
         counts, refusals, failed = Counter[str](), Counter[str](), Counter[str]()
         up = 0
-        for node, reply in self.post.ask(SUM, dict.fromkeys(self.roll.nodes, content)):
-            answer = self._checked(node, reply, query, request, tables, check)
-            if isinstance(answer, DataError):
-                failed[_sort_of(answer)] += 1
-                log.warning("round %d, query '%s', node %d left out: %s", round, query.kind, node, answer)
-                continue
+
+        def read(node: int, reply: RecordDict) -> NodeAnswer:
+            answer = answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest, tables)
+            check(answer)
+            return answer
+
+        asked = dict.fromkeys(self.roll.nodes, content)
+        for _, answer, reply in self.post.hear(
+            SUM, asked, read, question=query.kind, request=request, place=place, failed=failed
+        ):
             for name, part in answer.parts.items():
                 sums[name].add(part)
             counts.update(answer.counts)
             refusals.update(answer.refused)
-            assert not isinstance(reply, DataError)
             up += size(reply)
         if sum(failed.values()) == len(self.roll.nodes):
             raise RunError(
-                f"round {round}, query '{query.kind}': none of {len(self.roll.nodes)} nodes answered "
+                f"round {request.round}, {place}: none of {len(self.roll.nodes)} nodes answered "
                 f"({'; '.join(failed)}); see that they run, then resume"
             )
         return Totals(
@@ -211,17 +206,17 @@ class FlowerEngine:
         Args:
             request: of the round.
         """
-        found, failed = dict[int, int](), Counter[str]()
-        for node, reply in self.post.ask(DRAW, {node: request_alone(request) for node in self.roll.nodes}):
-            try:
-                if isinstance(reply, DataError):
-                    raise reply
-                require_heading(reply, "draw", request)
-                found[node] = drawn_from_record(reply, self.roll.nodes[node].users)
-            except DataError as wrong:
-                failed[_sort_of(wrong)] += 1
-                log.warning("round %d, draw, node %d left out: %s", request.round, node, wrong)
-        return dict(sorted(found.items())), failed
+        failed = Counter[str]()
+        heard = self.post.hear(
+            DRAW,
+            {node: request_alone(request) for node in self.roll.nodes},
+            lambda node, reply: drawn_from_record(reply, self.roll.nodes[node].users),
+            question="draw",
+            request=request,
+            place="draw",
+            failed=failed,
+        )
+        return dict(sorted((node, clients) for node, clients, _ in heard)), failed
 
     def tensors(self) -> dict[str, Tensor]:
         """The moment that nodes are rolled back to, and earlier ones; they keep their users' state of each."""
@@ -272,28 +267,3 @@ class FlowerEngine:
             silo_by=self._silo_by,
             tables=json.dumps(dict(clip.tables)) if clip is not None and clip.tables else "",
         )
-
-    def _checked(
-        self,
-        node: int,
-        reply: RecordDict | DataError,
-        query: Query,
-        request: Request,
-        tables: Mapping[str, tuple[int, int]],
-        check: Callable[[NodeAnswer], None],
-    ) -> NodeAnswer | DataError:
-        """A node's answer, or why it is left out."""
-        if isinstance(reply, DataError):
-            return reply
-        try:
-            require_heading(reply, query.kind, request)
-            answer = answer_from_record(reply, query, self.roll.nodes[node].users, self.post.largest, tables)
-            check(answer)
-            return answer
-        except DataError as error:
-            return error
-
-
-def _sort_of(error: DataError) -> str:
-    """What a failure is counted under: its first words, without the numbers of the single case."""
-    return str(error).partition(";")[0][:100]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -13,7 +15,16 @@ from flwr.serverapp import Grid
 from fedrec.errors import ConfigError, DataError, RunError
 from fedrec.flower.client import GREET
 from fedrec.flower.records import LARGEST, size
-from fedrec.flower.requests import Greeting, greeting_from_record, greeting_request, refused
+from fedrec.flower.requests import (
+    Greeting,
+    Request,
+    greeting_from_record,
+    greeting_request,
+    refused,
+    require_heading,
+)
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +103,40 @@ class Post:
                 time.sleep(_PAUSE)
         for node in waiting.values():
             yield node, DataError(f"no answer within {self.timeout:g} s")
+
+    def hear(
+        self,
+        sort: str,
+        contents: Mapping[int, RecordDict],
+        read: Callable[[int, RecordDict], T],
+        *,
+        question: str,
+        request: Request,
+        place: str,
+        failed: Counter[str],
+    ) -> Iterator[tuple[int, T, RecordDict]]:
+        """Send each node its message and give what is read of the answers as they come; log who is left out.
+
+        Args:
+            sort: type of the messages.
+            contents: by node.
+            read: (node, answer) -> what it says; raises a DataError for an answer that is not to be taken.
+            question: what an answer says that it answers.
+            request: the circumstances of the question.
+            place: of the question, for the log.
+            failed: is added to: what was wrong, by its first words without the numbers of the single case.
+        """
+        for node, reply in self.ask(sort, contents):
+            try:
+                if isinstance(reply, DataError):
+                    raise reply
+                require_heading(reply, question, request)
+                found = read(node, reply)
+            except DataError as wrong:
+                failed[str(wrong).partition(";")[0][:100]] += 1
+                log.warning("round %d, %s, node %d left out: %s", request.round, place, node, wrong)
+            else:
+                yield node, found, reply
 
     def _open(self, reply: Message, node: int) -> RecordDict | DataError:
         """The content of a reply, or what is wrong with it."""

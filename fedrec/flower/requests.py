@@ -10,7 +10,6 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
 
 import pydantic
 from flwr.app import ConfigRecord, RecordDict
@@ -18,7 +17,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fedrec.errors import DataError
 from fedrec.federated import ParticipationConfig, Query
 from fedrec.flower.records import part, query_to_record
-from fedrec.privacy import Clip
+from fedrec.privacy import Clip, Randomness
 
 VERSION = 2
 """Of the messages. Server and nodes must have the same."""
@@ -63,7 +62,7 @@ class Request:
     base_phase: int
     keep: str
     participation: str
-    randomness: Literal["seeded", "os"]
+    randomness: Randomness
     clip: float
     tables: str = ""
     silo_by: str = ""
@@ -114,6 +113,14 @@ def _moment(text: str) -> Moment:
     return round, phase
 
 
+def _require_version(version: object) -> None:
+    """Refuse, with a DataError, a message of another version than the one that is spoken here."""
+    if version != VERSION:
+        raise DataError(
+            f"version {version} of the messages, where {VERSION} is spoken; install one fedrec on server and nodes"
+        )
+
+
 def request_to_record(query: Query, request: Request) -> RecordDict:
     """The message that asks a query."""
     record = query_to_record(query)
@@ -133,9 +140,7 @@ def request_from_record(record: RecordDict) -> Request:
         DataError: if it is of another version of the messages, or a field is missing, unknown or impossible.
     """
     values = dict(part(record, _REQUEST, ConfigRecord))
-    version = values.pop("version", None)
-    if version != VERSION:
-        raise DataError(f"version {version} of the messages; this node speaks {VERSION}: install the server's fedrec")
+    _require_version(values.pop("version", None))
     names = {field.name for field in fields(Request)}
     if set(values) != names:
         raise DataError(f"a request with {sorted(set(values) ^ names)} missing or unknown")
@@ -189,8 +194,7 @@ def require_heading(record: RecordDict, kind: str, request: Request) -> None:
         DataError: naming what it answers, and what was asked.
     """
     values = dict(part(record, _ANSWER, ConfigRecord))
-    if values.get("version") != VERSION:
-        raise DataError(f"an answer of version {values.get('version')} of the messages, where {VERSION} is spoken")
+    _require_version(values.get("version"))
     wanted = asdict(Heading(kind, request.round, request.phase, request.attempt))
     wrong = [name for name, value in wanted.items() if values.get(name) != value]
     if wrong:
@@ -269,9 +273,7 @@ def require_greeting(record: RecordDict) -> None:
     Raises:
         DataError: naming it.
     """
-    version = part(record, _GREETING, ConfigRecord).get("version")
-    if version != VERSION:
-        raise DataError(f"version {version} of the messages; this node speaks {VERSION}: install the server's fedrec")
+    _require_version(part(record, _GREETING, ConfigRecord).get("version"))
 
 
 def greeting_to_record(greeting: Greeting) -> RecordDict:
@@ -286,9 +288,7 @@ def greeting_from_record(record: RecordDict) -> Greeting:
         DataError: if it cannot be read.
     """
     values = dict(part(record, _GREETING, ConfigRecord))
-    version = values.pop("version", None)
-    if version != VERSION:
-        raise DataError(f"version {version} of the messages, where {VERSION} is spoken; install the server's fedrec")
+    _require_version(values.pop("version", None))
     wanted = {"users": int, "items": int, "catalogue": str, "parts": str}
     if {name: type(value) for name, value in values.items()} != wanted:
         raise DataError(f"a greeting of {sorted(values)}, which needs {sorted(wanted)}")

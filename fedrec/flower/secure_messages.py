@@ -5,11 +5,9 @@ Of a single node the server sees words that look uniform, and of what is not in 
 
 from __future__ import annotations
 
-import logging
-import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -20,17 +18,17 @@ from torch import Tensor
 
 from fedrec.errors import DataError, PrivacyError
 from fedrec.federated import Query, Totals
+from fedrec.federated.secure_words import least_of
 from fedrec.flower import secure
 from fedrec.flower.client import SECURE
 from fedrec.flower.engine import FlowerEngine
-from fedrec.flower.post import Roll
+from fedrec.flower.post import Post, Roll
 from fedrec.flower.records import size
-from fedrec.flower.requests import Moment, request_alone, request_to_record, require_heading
+from fedrec.flower.requests import Moment, Request, request_alone, request_to_record
 from fedrec.privacy import Clip
+from fedrec.privacy.fixed_point import Words
 from fedrec.privacy.secure_round import sparse_enough
-from fedrec.privacy.secure_sum import Advert, Sealed, Session, unmask
-
-log = logging.getLogger(__name__)
+from fedrec.privacy.secure_sum import Advert, Sealed, Session, Shares, unmask
 
 T = TypeVar("T")
 
@@ -118,77 +116,121 @@ class SecureMessages:
         Raises:
             PrivacyError: if too few nodes answer, or not those that the panel wants: nothing is opened or learnt.
         """
-        engine, failed, traffic = self.engine, Counter[str](), Counter[str]()
-        request, (round, phase) = engine.request(moment, clip), moment
+        engine, request = self.engine, self.engine.request(moment, clip)
         nodes = list(engine.roll.nodes) if panel is None else panel.among(engine.roll)
         neighbors, threshold = sparse_enough(len(nodes), self._answering)
         order = np.random.default_rng(secrets.randbits(128)).permutation(np.arange(1, len(nodes) + 1)).tolist()
-        label = f"{round}/{phase}/{query.kind}/{secrets.token_hex(8)}"
+        label = f"{request.round}/{request.phase}/{query.kind}/{secrets.token_hex(8)}"
         session = Session(tuple(order), layout.length, threshold, neighbors, label)
-        numbers = {node: place for place, node in enumerate(nodes, start=1)}
+        steps = _Steps(engine.post, request, session, nodes, f"secure sum of '{query.kind}'")
+        where = f"round {request.round}, {steps.place}"
+        adverts = steps.advertise()
+        shared = steps.share(adverts)
+        total, answered = steps.mask(query, layout, shared)
+        least = least_of(len(nodes), self._answering)
+        if len(answered) < least:
+            raise PrivacyError(
+                f"{where}: {len(answered)} of {len(nodes)} nodes answered ({'; '.join(steps.failed)}), and it is "
+                f"opened for {least} or more (privacy.answering = {self._answering}); see that they run, then resume"
+            )
+        if panel is not None:
+            panel.require([nodes[number - 1] for number in answered])
+        revealed = steps.unmask(answered)
+        try:
+            opened = unmask(session, list(adverts.values()), shared, total, answered, revealed)
+        except PrivacyError as error:  # it speaks of users by number, and of one at a time
+            raise PrivacyError(
+                f"{where}: {len(answered)} of {len(nodes)} nodes answered, and too many were lost then for it to be "
+                f"opened ({'; '.join(steps.failed)}); see that they run, then resume"
+            ) from error
+        # A node that fails at one step is not asked at the next, so that each is counted once.
+        assert sum(steps.failed.values()) <= len(nodes)
+        totals = Totals({}, bytes_up=steps.up, bytes_down=steps.down, nodes=len(nodes), failed=dict(steps.failed))
+        return layout.tables_of(opened), totals
 
-        def ask(step: str, contents: Mapping[int, RecordDict], read: Callable[[int, RecordDict], T]) -> dict[int, T]:
-            """One step, of the nodes by number that are still there."""
-            sent = {nodes[n - 1]: secure.step_of(content, session, n, step) for n, content in contents.items()}
-            traffic["down"] += sum(map(_bytes, sent.values()))
-            found = {}
-            for node, reply in engine.post.ask(SECURE, sent):
-                try:
-                    if isinstance(reply, DataError):
-                        raise reply
-                    require_heading(reply, f"secure-{step}", request)
-                    found[numbers[node]] = read(numbers[node], reply)
-                except DataError as wrong:
-                    failed[f"{step}: {str(wrong).partition(';')[0][:100]}"] += 1
-                    log.warning("round %d, secure sum of '%s', node %d: %s", round, query.kind, node, wrong)
-                else:
-                    traffic["up"] += _bytes(reply)
-            return found
 
-        def alone(more: RecordDict | None = None) -> RecordDict:
-            return RecordDict({**dict(request_alone(request)), **dict(more or {})})
+class _Steps:
+    """The four steps of one secure sum, each of the nodes that are still there.
 
-        def keys_for(number: int) -> RecordDict:
-            theirs = [adverts[other] for other in session.neighbors_of(number) if other in adverts]
-            return secure.adverts_to_record(theirs)
+    Args:
+        post: carries the messages.
+        request: the circumstances of the sum.
+        session: what is agreed on.
+        nodes: that are asked, of numbers 1, 2, ...
+        place: of the sum, for the log.
 
-        adverts = ask(secure.ADVERTISE, {n: alone() for n in order}, _advert)
-        shared = ask(secure.SHARE, {n: alone(keys_for(n)) for n in adverts}, _boxes)
-        inbox: dict[int, list[Sealed]] = {n: [] for n in shared}
+    Attributes:
+        failed: what was wrong at which step -> number of nodes.
+        up, down: bytes of what was sent.
+    """
+
+    def __init__(self, post: Post, request: Request, session: Session, nodes: Sequence[int], place: str) -> None:
+        self._post, self._request, self._session = post, request, session
+        self._nodes = dict(enumerate(nodes, start=1))
+        self._numbers = {node: number for number, node in self._nodes.items()}
+        self.place = place
+        self.failed: Counter[str] = Counter()
+        self.up = self.down = 0
+
+    def advertise(self) -> dict[int, Advert]:
+        """Everyone's public keys, by number."""
+        return self._ask(secure.ADVERTISE, {number: self._about() for number in self._session.users}, _advert)
+
+    def share(self, adverts: Mapping[int, Advert]) -> dict[int, list[Sealed]]:
+        """Each node's secrets in boxes that its neighbours can open."""
+        contents = {}
+        for number in adverts:
+            theirs = [adverts[other] for other in self._session.neighbors_of(number) if other in adverts]
+            contents[number] = self._about(secure.adverts_to_record(theirs))
+        return self._ask(secure.SHARE, contents, _boxes)
+
+    def mask(
+        self, query: Query, layout: secure.SumLayout, shared: Mapping[int, Sequence[Sealed]]
+    ) -> tuple[Words, set[int]]:
+        """The sum of masked words of those who answer the query, and who they are; of a single one nothing is kept."""
+        inbox: dict[int, list[Sealed]] = {number: [] for number in shared}
         for box in (box for boxes in shared.values() for box in boxes):
             if box.receiver in inbox:
                 inbox[box.receiver].append(box)
-        asked = request_to_record(query, request)
+        asked = request_to_record(query, self._request)
         layout.write(asked)
         contents = {n: RecordDict({**dict(asked), **dict(secure.boxes_to_record(inbox[n]))}) for n in shared}
         total = np.zeros(layout.length, dtype=np.uint32)
 
         def add(number: int, reply: RecordDict) -> None:
-            np.add(total, secure.masked_from_record(number, reply, layout.length).words, out=total)  # and keep none
+            np.add(total, secure.masked_from_record(number, reply, layout.length).words, out=total)
 
-        answered = set(ask(secure.MASK, contents, add))
-        least = max(2, math.ceil(self._answering * len(nodes) - 1e-9))
-        where = f"round {round}, secure sum of '{query.kind}'"
-        if len(answered) < least:
-            raise PrivacyError(
-                f"{where}: {len(answered)} of {len(nodes)} nodes answered ({'; '.join(failed)}), and it is opened for "
-                f"{least} or more (privacy.answering = {self._answering}); see that they run, then resume"
-            )
-        if panel is not None:
-            panel.require([nodes[number - 1] for number in answered])
+        answered = set(self._ask(secure.MASK, contents, add))
+        return total, answered
+
+    def unmask(self, answered: Iterable[int]) -> list[Shares]:
+        """What opens the sum of those who answered."""
         survivors = secure.survivors_to_record(sorted(answered))
-        revealed = ask(secure.UNMASK, {n: alone(survivors) for n in answered}, secure.shares_from_record)
-        try:
-            opened = unmask(session, list(adverts.values()), shared, total, answered, list(revealed.values()))
-        except PrivacyError as error:  # it speaks of users by number, and of one at a time
-            raise PrivacyError(
-                f"{where}: {len(answered)} of {len(nodes)} nodes answered, and too many were lost then for it to be "
-                f"opened ({'; '.join(failed)}); see that they run, then resume"
-            ) from error
-        totals = Totals(
-            {}, bytes_up=traffic["up"], bytes_down=traffic["down"], nodes=len(nodes), failed=_once(failed, len(nodes))
-        )
-        return layout.tables_of(opened), totals
+        contents = {number: self._about(survivors) for number in answered}
+        return list(self._ask(secure.UNMASK, contents, secure.shares_from_record).values())
+
+    def _about(self, more: RecordDict | None = None) -> RecordDict:
+        """A message about the sum that does not ask its query."""
+        return RecordDict({**dict(request_alone(self._request)), **dict(more or {})})
+
+    def _ask(self, step: str, contents: Mapping[int, RecordDict], read: Callable[[int, RecordDict], T]) -> dict[int, T]:
+        """One step: message by number -> what is read of the answer."""
+        sent = {self._nodes[n]: secure.step_of(content, self._session, n, step) for n, content in contents.items()}
+        self.down += sum(map(_bytes, sent.values()))
+        found, failed = {}, Counter[str]()
+        for node, answer, reply in self._post.hear(
+            SECURE,
+            sent,
+            lambda node, reply: read(self._numbers[node], reply),
+            question=f"secure-{step}",
+            request=self._request,
+            place=self.place,
+            failed=failed,
+        ):
+            found[self._numbers[node]] = answer
+            self.up += _bytes(reply)
+        self.failed.update({f"{step}: {reason}": nodes for reason, nodes in failed.items()})
+        return found
 
 
 def _advert(number: int, reply: RecordDict) -> Advert:
@@ -212,9 +254,3 @@ def _bytes(record: RecordDict) -> int:
     values = [value for config in record.config_records.values() for value in config.values()]
     single = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
     return size(record) + sum(len(entry) if isinstance(entry, bytes | str) else 8 for entry in single)
-
-
-def _once(failed: Counter[str], nodes: int) -> dict[str, int]:
-    """A node that fails at one step is not asked at the next, so that each is counted once."""
-    assert sum(failed.values()) <= nodes
-    return dict(failed)

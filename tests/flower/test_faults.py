@@ -77,7 +77,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "unknown table": (with_sums(items=np.ones((25, 4)), users=np.ones((3, 4))), "tables"),
     "too large": (with_sums(items=np.ones((1000, 1000))), "a payload of 8,000,128 bytes"),
-    "old version": (with_part("answer", version=0), "an answer of version 0"),
+    "old version": (with_part("answer", version=0), "version 0 of the messages"),
     "old round": (with_part("answer", round=1), "round 1 instead of 2"),
     "old attempt": (with_part("answer", attempt=5), "attempt 5 instead of"),
     "unknown kind": (with_part("answer", kind="everything"), "kind 'everything' instead of 'local-training'"),
@@ -202,7 +202,7 @@ def dropping(part: str) -> BrokenRequest:
     [
         (setting("query", kind="os:system"), "not on this node's allow-list"),
         (setting("query", kind=3), "a query of kind 3"),
-        (setting("request", version=1), "version 1 of the messages; this node speaks 2"),
+        (setting("request", version=1), "version 1 of the messages, where 2 is spoken"),
         (setting("request", shell="rm"), r"\['shell'\] missing or unknown"),
         (setting("request", clip="1"), "whose clip is '1'"),
         (setting("request", clip=-1.0), "with clip -1"),
