@@ -84,11 +84,11 @@ class Audit:
 
     def check(self, target: Target) -> None:
         """The arm must have a guarantee to be held to, of which the defects are."""
-        privacy = target.recommender.privacy
-        if privacy is None:
+        privacy, schedule = target.recommender.privacy, target.schedule
+        if privacy is None or schedule is None:
             raise ConfigError("attack 'audit' tests a guarantee, and the arm has none; give it a privacy section")
         for defect in self.config.defects:
-            require_plantable(defect, privacy)
+            require_plantable(defect, privacy, schedule, self.config.members)
 
     def run(self, target: Target) -> list[Finding]:
         """One audit for each defect: the claim, the bound, and how it came about."""
@@ -143,7 +143,12 @@ def accuracy(statistic: Tensor, included: Tensor) -> float:
 
 
 def separation(scores: Scores) -> float:
-    """How many deviations lie between the mean log likelihood ratios of canaries in and out."""
+    """How many deviations lie between the mean log likelihood ratios of canaries in and out; at most 1e9.
+
+    0 if fewer than two are in or fewer than two are out, which have no deviation.
+    """
     inside, outside = scores.likelihood[scores.included], scores.likelihood[~scores.included]
-    within = ((inside.var() + outside.var()) / 2).sqrt()
-    return float((inside.mean() - outside.mean()) / within.clamp(min=1e-300))
+    if min(len(inside), len(outside)) < 2:
+        return 0.0
+    apart, within = inside.mean() - outside.mean(), ((inside.var() + outside.var()) / 2).sqrt()
+    return float(apart / within.clamp(min=max(1e-9 * abs(float(apart)), 1e-300)))

@@ -28,7 +28,7 @@ from fedrec.federated.protection import protect
 from fedrec.federated.queries import Evaluate
 from fedrec.privacy import Correlation, PrivacyConfig, bit_of
 from fedrec.privacy.continual import square_root
-from fedrec.streams import keys_of
+from fedrec.streams import Streams, key_of, keys_of
 
 METRIC = "ndcg@10"
 """What looks at the validation part ask for; a guarantee covers any metric in [0, 1]."""
@@ -84,7 +84,7 @@ class Planting:
         defect: what is planted in the mechanism.
         times: how often each interaction was recorded, of everybody.
         known: how many of the known users there are; None is all. A guarantee is about every data set.
-        run: number of the run, each of which has coins and noise of its own.
+        run: number of the run, each of which has coins, noise and a sample of its own. That of run 0 is the arm's.
     """
 
     canaries: int
@@ -109,8 +109,10 @@ def play(target: Target, planting: Planting) -> Scores:
     privacy, schedule = target.recommender.privacy, target.schedule
     if privacy is None or schedule is None:
         raise ConfigError("canaries are scored by the noise of a guarantee, and the arm has none; give it privacy")
-    require_plantable(planting.defect, privacy)
+    require_plantable(planting.defect, privacy, schedule, planting.members)
     streams, participation = target.streams, target.recommender.participation
+    # What a hidden sample is worth shows over many runs only if each draws it afresh, as it draws its noise.
+    sample = Streams(key_of(f"{target.seed}/canary/sample/{planting.run}")) if planting.run else streams
     included = torch.from_numpy(streams.numbers(f"canary/coins/{planting.run}").random(planting.canaries) < 0.5)
     known, planted = _devices(target, planting, privacy)
     taking_part = planted
@@ -118,8 +120,8 @@ def play(target: Target, planting: Planting) -> Scores:
         taking_part = planted.take(torch.nonzero(included.repeat_interleave(_members(planting, privacy))).flatten())
     by_user = planting.defect == "users-clipped"
     crowd = Crowd(
-        LocalEngine(replace(known, silo=None) if by_user else known, streams, participation),
-        LocalEngine(replace(taking_part, silo=None) if by_user else taking_part, streams, participation),
+        LocalEngine(replace(known, silo=None) if by_user else known, streams, participation, sample=sample),
+        LocalEngine(replace(taking_part, silo=None) if by_user else taking_part, streams, participation, sample=sample),
         known,
         participation.rate * (len(known) + len(planted) / 2),
         ~included if privacy.trust == "distributed" else included[:0],
@@ -128,8 +130,9 @@ def play(target: Target, planting: Planting) -> Scores:
     hidden = None
     if schedule.sampling == "poisson" and schedule.rate < 1:
         hidden = participation.rate * (1 - participation.dropout) * (1 - participation.straggler)
+    seen = participation if hidden is None else ParticipationConfig()
     shadows = Shadows(
-        LocalEngine(planted, streams, participation if hidden is None else ParticipationConfig(), threads=1),
+        LocalEngine(planted, streams, seen, sample=sample, threads=1),
         _members(planting, privacy),
         planting.times,
     )
@@ -138,7 +141,13 @@ def play(target: Target, planting: Planting) -> Scores:
     correlation = None if privacy.continual is None else Correlation.of(privacy.continual, schedule)[1]
     bits = {bit_of(planned.query) for planned in schedule.releases if planned.adaptive}
     transcript = Transcript(
-        with_defect(planting.defect, private.sums, times=planting.times, clients=clients, correlation=correlation),
+        with_defect(
+            planting.defect,
+            private.sums,
+            times=planting.times,
+            sharing=participation.rate * clients,
+            correlation=correlation,
+        ),
         crowd,
         shadows,
         included,

@@ -18,7 +18,7 @@ from fedrec.attacks.repeated import repeated
 from fedrec.errors import ConfigError
 from fedrec.federated import Answer, Engine, OverEngine, Query, Totals
 from fedrec.federated.private_sums import Asked, PrivateSums
-from fedrec.privacy import BIT, Clip, Correlation, Part, PrivacyConfig, Trust
+from fedrec.privacy import BIT, Clip, Correlation, Part, PrivacyConfig, Schedule, Trust
 from fedrec.privacy.continual import sensitivity, square_root
 
 Defect = Literal[
@@ -85,8 +85,13 @@ _OF: Mapping[str, tuple[Callable[[PrivacyConfig], bool], str]] = {
 }
 
 
-def require_plantable(defect: Defect, privacy: PrivacyConfig) -> None:
-    """Refuse a defect of another mechanism than the guarantee's.
+def require_plantable(defect: Defect, privacy: PrivacyConfig, schedule: Schedule, members: int) -> None:
+    """Refuse a defect of another mechanism than the guarantee's, and one that would change nothing.
+
+    Args:
+        defect: to be planted.
+        privacy, schedule: of the arm.
+        members: users of a canary, where the guarantee is about silos.
 
     Raises:
         ConfigError: naming what it is of.
@@ -94,6 +99,17 @@ def require_plantable(defect: Defect, privacy: PrivacyConfig) -> None:
     possible, reason = _OF.get(defect, (lambda _: True, ""))
     if not possible(privacy):
         raise ConfigError(f"defects: '{defect}' {reason}; or leave it out")
+    if defect == "one-participation" and privacy.continual is not None:
+        correlation = Correlation.of(privacy.continual, schedule)[1]
+        if correlation.rounds <= correlation.cycle:
+            raise ConfigError(
+                f"defects: 'one-participation' changes nothing: nobody takes part twice in {correlation.rounds} rounds "
+                f"of which each user takes part in one of {correlation.cycle}; ask for more rounds, or leave it out"
+            )
+    if defect == "users-clipped" and members < 2:
+        raise ConfigError(
+            f"defects: 'users-clipped' changes nothing of a silo of {members} user; raise members, or leave it out"
+        )
 
 
 @dataclass(eq=False)
@@ -124,11 +140,11 @@ class Changed:
 
 
 def weakened(factor: float, *tables: str) -> Callable[[Asked], Asked]:
-    """Noise times a factor: on the tables of one part, or on all but the clip's bits."""
+    """Noise times a factor: on the tables of one part, or on every table, the clip's bits among them."""
 
     def change(asked: Asked) -> Asked:
         def weak(part: Part) -> Part:
-            meant = part.tables == tables if tables else BIT not in part.tables
+            meant = not tables or part.tables == tables
             return replace(part, noise_multiplier=part.noise_multiplier * factor) if meant else part
 
         return replace(asked, parts=tuple(map(weak, asked.parts)))
@@ -216,7 +232,7 @@ class TouchedRows:
 
 
 def with_defect(
-    defect: Defect, sums: PrivateSums, *, times: int, clients: int, correlation: Correlation | None
+    defect: Defect, sums: PrivateSums, *, times: int, sharing: float, correlation: Correlation | None
 ) -> PrivateSums:
     """Noised sums with a defect. "users-clipped" is one of the population and stands with the canaries.
 
@@ -224,7 +240,7 @@ def with_defect(
         defect: what is planted.
         sums: the sound ones.
         times: how often interactions were recorded.
-        clients: who share the noise.
+        sharing: n, how many clients share the noise of a sum, as many as are expected to take part in it.
         correlation: of the noise over rounds.
     """
     if defect == "touched-rows":
@@ -241,7 +257,7 @@ def with_defect(
         "first-clip": _FirstClip(),
         "bare-bits": weakened(_NOTHING, BIT),
         "bare-looks": weakened(_NOTHING, *_LOOKED_AT),
-        "thin-shares": weakened(clients**-0.5),
+        "thin-shares": weakened(sharing**-0.5),
         "single-clip": weakened(0.5),
     }
     return Changed(sums, changes[defect]) if defect in changes else sums

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from fedrec.attacks import Audit, AuditConfig, AuditResult
-from fedrec.attacks.audit import accuracy
-from fedrec.attacks.canaries import Planting, play
+from fedrec.attacks.audit import accuracy, separation
+from fedrec.attacks.bounds import gaussian_epsilon
+from fedrec.attacks.canaries import Planting, Scores, play
 from fedrec.attacks.defects import Defect
 from fedrec.attacks.repeated import Repeated
 from fedrec.errors import ConfigError
-from fedrec.federated import Devices, LocalEngine
+from fedrec.federated import Devices, LocalEngine, ParticipationConfig
+from fedrec.federated.participation import participants
 from fedrec.federated.queries import Count, Gram
 from fedrec.privacy import Clip, PrivacyConfig
-from fedrec.streams import Streams
+from fedrec.streams import Streams, keys_of
 from tests.attacks.planted import interactions, target
 
 TRAIN = interactions(40, 50, 8)
@@ -84,6 +88,30 @@ def test_a_sampled_arm_is_audited_over_its_whole_transcript() -> None:
     assert not Audit(AuditConfig(canaries=200, items=20)).audit(found, "weak-noise").holds
 
 
+def test_of_many_runs_each_draws_a_sample_of_its_own() -> None:
+    # With so little noise the ratio tells whether the canary was drawn: of those who are in, a quarter of the time.
+    privacy = PrivacyConfig(noise_multiplier=0.05, delta=DELTA)
+    arm = target("popularity", {"clip": 1.0}, TRAIN, privacy, rate=0.25)
+    scores = Scores.together([play(arm, Planting(1, 4, known=10, run=number)) for number in range(160)])
+    drawn = scores.likelihood > 0
+    assert not bool(drawn[~scores.included].any())
+    # Of some 80 who are in .25, with a deviation of .05: within four of these.
+    assert float(drawn[scores.included].double().mean()) == pytest.approx(0.25, abs=0.2)
+
+
+def test_amplification_holds_over_many_runs() -> None:
+    # N(0, 1) or N(2, 1), of a canary that one in five runs draws: ε = .32 at δ = .1. Were the arm's own sample that of
+    # all runs, a canary that is in it would show 1.0 or more.
+    sampled = ParticipationConfig(rate=0.2)
+    seed = next(s for s in range(50) if len(participants(sampled, keys_of(["canary 0"]), Streams(s).at(1)).on_time))
+    privacy = PrivacyConfig(noise_multiplier=0.5, delta=0.1)
+    arm = target("popularity", {"clip": 1.0}, TRAIN.take(np.arange(80)), privacy, rate=0.2, seed=seed)
+    found = Audit(AuditConfig(runs=200, items=4)).audit(arm)
+    amplified = math.log1p(0.2 * math.expm1(gaussian_epsilon(2.0, 0.1 / 0.2)))
+    assert found.claimed == pytest.approx(amplified, abs=0.01)
+    assert found.holds
+
+
 def test_untouched_rows_are_those_that_only_an_absent_canary_would_have_touched() -> None:
     kind, settings, _, _ = ARMS["popularity"]
     privacy = PrivacyConfig(noise_multiplier=SIGMA, delta=DELTA)
@@ -114,6 +142,25 @@ def test_repeated_interactions_are_clipped_only_if_they_are_merged() -> None:
         assert float(broken.norm()) == pytest.approx(3.0 if name == "count" else 9.0)
         whole = one.sum(Repeated(query, 9, merged=True), round=3).sums[name]
         assert torch.allclose(whole, one.sum(Repeated(query, 9, merged=False), round=4).sums[name])
+
+
+@pytest.mark.parametrize(
+    ("ratios", "included", "expected"),
+    [
+        ([1.0, 3.0, -1.0, -3.0], [True, True, False, False], 4 / 2**0.5),
+        ([1.0, 2.0, 3.0], [True, False, False], 0.0),  # one alone has no deviation
+        ([1.0, 2.0, 3.0], [False, False, False], 0.0),
+        ([0.0, 0.0, 0.0, 0.0], [True, True, False, False], 0.0),
+        ([1.0, 1.0, 0.0, 0.0], [True, True, False, False], 1e9),
+    ],
+)
+def test_the_estimate_is_a_number_whatever_the_coins(
+    ratios: list[float], included: list[bool], expected: float
+) -> None:
+    found, nothing = torch.tensor(ratios, dtype=torch.float64), torch.zeros(len(ratios))
+    apart = separation(Scores(found, found, nothing, torch.tensor(included), 1, nothing))
+    assert apart == pytest.approx(expected)
+    assert math.isfinite(gaussian_epsilon(apart, DELTA))
 
 
 def test_an_arm_without_a_guarantee_has_nothing_to_audit() -> None:
