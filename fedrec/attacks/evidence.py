@@ -72,20 +72,20 @@ class Evidence:
     def log_ratios(self, chance: float, noise: float = 1.0) -> Tensor:
         """[m] log likelihood ratio of each canary's being in what was released, the others' being random.
 
-        With G = `gram`, v = p (1 − p) and H = (I + v G)⁻¹ G, c_uᵀ Σ⁻¹ c_u = H_uu, where Σ has u's own variance in it;
-        without it, c_uᵀ Σ_{−u}⁻¹ = c_uᵀ Σ⁻¹ / (1 − v H_uu) (Sherman & Morrison).
+        With G = `gram`, v = p (1 − p) and K = (I + v G)⁻¹, c_uᵀ Σ⁻¹ c_w = (K G)_uw, where Σ has u's own variance in it;
+        without it, c_uᵀ Σ_{−u}⁻¹ = c_uᵀ Σ⁻¹ / (1 − v (K G)_uu) (Sherman & Morrison). That divisor is K_uu, and is taken
+        from there: as a difference it would be one of equal numbers where there is no noise to speak of.
 
         Args:
             chance: p, of each of the others to be in.
             noise: the deviation that the releases had, in units of the s that they were added with.
         """
         gram, read = self.gram / noise**2, self.read / noise**2
-        variance, spread = chance * (1 - chance), torch.eye(len(gram), dtype=torch.float64)
-        spread += variance * gram
+        variance, one = chance * (1 - chance), torch.eye(len(gram), dtype=torch.float64)
         centred = read - chance * gram.sum(dim=1)
-        solved = torch.linalg.solve(spread, torch.cat([gram, centred.unsqueeze(1)], dim=1))
-        strength, found = solved[:, :-1].diagonal(), solved[:, -1]
-        ratios: Tensor = (found + (chance - 0.5) * strength) / (1 - variance * strength)
+        solved = torch.linalg.solve(one + variance * gram, torch.cat([one, centred.unsqueeze(1)], dim=1))
+        left, found = solved[:, :-1].diagonal(), solved[:, -1]
+        ratios: Tensor = (found + (chance - 0.5) * (1 - left) / variance) / left
         return ratios
 
 

@@ -40,6 +40,19 @@ def test_where_rows_are_shared_the_others_coins_are_noise(chance: float, noise: 
         assert float(ratios[canary]) == pytest.approx(towards @ centred - towards @ own / 2)
 
 
+@pytest.mark.parametrize("chance", [0.5, 0.05])
+def test_without_noise_to_speak_of_every_coin_is_told(chance: float) -> None:
+    # A noise of 1e-8: ratios are ±½‖c‖²/s² and more, some 1e17, and K_uu some 1e-17.
+    numbers = np.random.default_rng(6)
+    added, coins = numbers.normal(size=(12, 40)), np.arange(12) % 2 == 0
+    ratios = evidence_of(added, coins @ added, 1e-8).log_ratios(chance).numpy()
+    assert np.isfinite(ratios).all()
+    assert ((ratios > 0) == coins).all()
+    # What counts is the part of a canary beside all others: 1 over the diagonal of the Gram matrix's inverse.
+    beside = 1 / np.diag(np.linalg.inv(added @ added.T))
+    assert np.abs(ratios) == pytest.approx(beside / 2e-16, rel=1e-6)
+
+
 def test_independent_releases_add_up() -> None:
     numbers = np.random.default_rng(1)
     found, whole, seen = Evidence.none(3), [], []
