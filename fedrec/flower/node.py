@@ -137,26 +137,37 @@ class Node:
 
     def draw(self, record: RecordDict) -> RecordDict:
         """How many of its clients take part in a round, or a refusal."""
-        try:
-            request = self._request(record)
-            _, engine = self._engine(request)
-            return head(drawn_to_record(engine.taking_part(request.round)), "draw", request)
-        except FedrecError as error:
-            return refusal(str(error))
+        return self._told(record, self._draw)
+
+    def _draw(self, record: RecordDict, request: Request) -> RecordDict:
+        _, engine = self._engine(request)
+        return head(drawn_to_record(engine.taking_part(request.round)), "draw", request)
 
     def answer(self, record: RecordDict) -> RecordDict:
         """The sum over its users, or a refusal that names what is wrong with the message."""
+        return self._told(record, self._answer)
+
+    def _answer(self, record: RecordDict, request: Request) -> RecordDict:
+        query = self._payloads.read(record, request, self._largest)
+        noise = self._own_noise(record, query, request)
+        if noise is None:
+            self._require_plain()
+            totals = self.sum(query, request)
+        else:
+            own = content_of(record, request, self._holding().digest) if request.randomness == "os" else ""
+            totals = self._over(query, request, partial(_noised, noise, request, own), noise, own)
+        return head(totals_to_record(totals), query.kind, request)
+
+    def _told(self, record: RecordDict, answer: Callable[[RecordDict, Request], RecordDict]) -> RecordDict:
+        """An answer, or a refusal.
+
+        Messages of one run are answered one after the other: Flower starts a process for each, and two that came at
+        once would both find that a sum had not been masked yet, or overwrite what the other remembers.
+        """
         try:
             request = self._request(record)
-            query = self._payloads.read(record, request, self._largest)
-            noise = self._own_noise(record, query, request)
-            if noise is None:
-                self._require_plain()
-                totals = self.sum(query, request)
-            else:
-                own = content_of(record, request, self._holding().digest) if request.randomness == "os" else ""
-                totals = self._over(query, request, partial(_noised, noise, request, own), noise, own)
-            return head(totals_to_record(totals), query.kind, request)
+            with self._store.alone(request.run):
+                return answer(record, request)
         except FedrecError as error:
             return refusal(str(error))
 
@@ -180,29 +191,28 @@ class Node:
 
     def secure(self, record: RecordDict) -> RecordDict:
         """One step of a secure sum, or a refusal."""
-        try:
-            request = self._request(record)
-            session, number = secure.session_from_record(record)
+        return self._told(record, self._secure)
+
+    def _secure(self, record: RecordDict, request: Request) -> RecordDict:
+        session, number = secure.session_from_record(record)
+        kept = remembered(self._store, request)
+        step = secure.step_from(record)
+        noised = False
+        if step == secure.ADVERTISE:
+            summand = Summand(number, session)
+        else:
+            summand, noised = begun(kept, session, number, request)
+        if step == secure.MASK:
+            answer, noised = self._masked(summand, record, request)
             kept = remembered(self._store, request)
-            step = secure.step_from(record)
-            noised = False
-            if step == secure.ADVERTISE:
-                summand = Summand(number, session)
-            else:
-                summand, noised = begun(kept, session, number, request)
-            if step == secure.MASK:
-                answer, noised = self._masked(summand, record, request)
-                kept = remembered(self._store, request)
-            else:
-                answer = _step(step, summand, record)
-            if step == secure.UNMASK and noised:
-                kept = replace(kept, opened=max(kept.opened, request.moment))
-            state = {"agreed": agreed(session, request), "number": number, "noised": noised, **summand.pack()}
-            latest = min(kept.latest, request.moment)  # a server that goes back has several steps to ask for
-            self._store.save(replace(kept, attempt=request.attempt, latest=latest, summand=json.dumps(state)))
-            return head(answer, f"secure-{step}", request)
-        except FedrecError as error:
-            return refusal(str(error))
+        else:
+            answer = _step(step, summand, record)
+        if step == secure.UNMASK and noised:
+            kept = replace(kept, opened=max(kept.opened, request.moment))
+        state = {"agreed": agreed(session, request), "number": number, "noised": noised, **summand.pack()}
+        latest = min(kept.latest, request.moment)  # a server that goes back has several steps to ask for
+        self._store.save(replace(kept, attempt=request.attempt, latest=latest, summand=json.dumps(state)))
+        return head(answer, f"secure-{step}", request)
 
     def _masked(self, summand: Summand, record: RecordDict, request: Request) -> tuple[RecordDict, bool]:
         """Its masked words, and whether its users' noise is in them."""

@@ -6,9 +6,6 @@ sent: a process that dies in between has charged for nothing, and never the othe
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ import safetensors.numpy
 from torch import Tensor
 
 from fedrec.errors import DataError, PrivacyError
-from fedrec.flower.stores import write_whole
+from fedrec.flower.stores import alone, write_whole
 from fedrec.privacy.grant import Grant
 
 _KEYS, _SPENT = "keys", "spent"
@@ -55,7 +52,7 @@ class Account:
         if not cost:
             return
         paying = np.unique(keys.cpu().numpy())
-        with self._alone():
+        with alone(self._folder / "spent.lock"):  # which the node's processes share, for several runs at a time
             known, spent = self._read()
             users = np.union1d(known, paying)
             after = np.zeros((len(users), 2))
@@ -87,17 +84,6 @@ class Account:
             raise DataError(
                 f"{self._path}: damaged ({error}), and what the node's users have spent is not known; restore it"
             ) from error
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """While no other process of this node, which answers several runs at a time, reads or writes it."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / "spent.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            raise DataError(f"{self._path}: cannot be written ({error.strerror}); make room for it") from error
 
 
 def _largest(spent: Costs) -> list[tuple[float, float]]:

@@ -8,9 +8,11 @@ ServerApp that was killed can be resumed.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -91,6 +93,9 @@ class Store(Protocol):
     def save(self, kept: Kept) -> None:
         """Keep this instead of what was kept of its run."""
 
+    def alone(self, run: str) -> AbstractContextManager[None]:
+        """While nobody else loads and saves what is remembered of a run: a node's processes answer side by side."""
+
 
 def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
     """Tensors by name, each once, and where they belong, as JSON."""
@@ -144,6 +149,10 @@ class ContextStore:
         self._state[f"{_NAME}-tensors"] = arrays(packed)
         self._state[_NAME] = ConfigRecord({"header": header})
 
+    def alone(self, run: str) -> AbstractContextManager[None]:
+        """Nothing to wait for: every message is given a context of its own."""
+        return nullcontext()
+
 
 class FolderStore:
     """In one file a run, replaced whole. Of old runs the latest `RUNS` are kept.
@@ -190,6 +199,17 @@ class FolderStore:
         except OSError as error:
             raise _unwritable(path, error) from error
 
+    def alone(self, run: str) -> AbstractContextManager[None]:
+        """While no other process of the node answers a message of the run; those wait.
+
+        Raises:
+            DataError: if there is no room for a file to lock, or no permission.
+        """
+        return alone(self._lock(run))
+
+    def _lock(self, run: str) -> Path:
+        return self._folder / f"{run}.lock"
+
     def _path(self, run: str) -> Path:
         return self._folder / f"{run}{_ENDING}"
 
@@ -198,6 +218,7 @@ class FolderStore:
         kept = sorted(self._folder.glob(f"*{_ENDING}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in kept[RUNS:]:
             path.unlink(missing_ok=True)
+            self._lock(path.name.removesuffix(_ENDING)).unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -221,6 +242,23 @@ def write_whole(path: Path, content: bytes) -> None:
             os.close(folder)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While no other process has locked a file, which is made if it is not there; it is let go of if this one ends.
+
+    Raises:
+        DataError: if it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.requests import refused, request_to_record
 from fedrec.flower.stores import FolderStore, Kept
 from fedrec.privacy import Clip, Part, PlannedRelease, PrivacyConfig, Schedule, SystemNoise, Trust
+from fedrec.privacy.secure_sum import Masked, Summand
 from tests.flower.nodes import ChangedReplies, dealt, engine_on, grid_of
 
 COUNT = Schedule((PlannedRelease(query="count", draws=4, clip=1.2),))
@@ -124,6 +127,37 @@ def test_noise_is_that_of_a_rounds_participants_and_of_nobody_else(
     OwnNoise((Part(("count",), 1.2, 1.5),), "", True).write(record)
     with pytest.raises(RunError, match="query 'count' asks everyone, and noise is that of a round's participants"):
         engine.gather(Count(25), request, record, {}, lambda answer: None)
+
+
+@pytest.mark.parametrize("trust", ["secagg", "distributed"])
+def test_two_messages_at_once_are_answered_one_after_the_other(
+    devices: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: Trust
+) -> None:
+    """Flower starts a process for each. Two answers under one mask differ by what they are without it."""
+    grid, asked, seen = nodes(devices, tmp_path), list[Message](), list[Message]()
+    look, mask, deliver = seen.append, Summand.mask, grid._app
+
+    def slow(summand: Summand, *words: Any) -> Masked:
+        time.sleep(0.3)  # so that the other message finds what this one did
+        return mask(summand, *words)
+
+    def at_once(message: Message, context: Any) -> Message:
+        twice = "step" in message.content and secure.step_from(message.content) == secure.MASK
+        if not (twice and message.metadata.dst_node_id == 1):
+            return deliver(message, context)
+        asked.append(message)
+        with ThreadPoolExecutor(2) as pool:
+            first, second = pool.map(lambda _: deliver(message, context), range(2))
+        look(first)
+        look(second)
+        return first if "words" in first.content else second
+
+    monkeypatch.setattr(Summand, "mask", slow)
+    grid._app = at_once
+    count(private(grid, trust))
+    assert len(asked) == 1
+    assert len([m for m in seen if "words" in m.content]) == 1
+    assert [r for m in seen if (r := refused(m.content)) and "has answered the secure sum" in r]
 
 
 def test_what_a_node_remembers_is_on_the_disk_before_it_answers(
