@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
+import torch
 
 from fedrec.errors import RunError
 from fedrec.experiment import read_config, run
+from tests.evaluation.small import split_of
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 USERS, ITEMS, EACH = 60, 48, 10
@@ -120,3 +122,19 @@ def test_a_size_that_nobody_has_is_left_blank(
         cells = [cell.strip() for cell in row.split("|")[1:-1]]
         assert [cells[place] for place in (3, 6, 9)] == ["", "", ""]  # recall, kept and lift of the middle
         assert "nan" not in row
+
+
+def test_what_nobody_trained_on_has_no_lift(script: ModuleType) -> None:
+    """a is large and b in the middle; c is small, and shown all the same."""
+    pairs = [(0, 0), (1, 0), (2, 1)], [], [(0, 1), (1, 2), (2, 0)]
+    test = script.Test.of(split_of(3, 3, *pairs, items={"author": ["a", "b", "c"]}), "author")
+    found = test.estimates(torch.ones(3, 4, 3, dtype=torch.float64))
+    lift = found["exposure-lift"]
+    assert lift[:, 0].isnan().all()
+    assert lift[:, 1:].tolist() == [pytest.approx([1.0, 0.5])] * (1 + script.RESAMPLES)  # 1/3 over 1/3, and over 2/3
+    assert not found["provider-recall"].isnan().any()
+
+
+def test_resamples_in_which_nobody_wants_a_group_are_left_out(script: ModuleType) -> None:
+    values = torch.cat([torch.tensor([7.0, math.nan, math.nan]), torch.arange(41.0)]).double()
+    assert script.interval(values) == pytest.approx((7.0, 1.0, 39.0))
