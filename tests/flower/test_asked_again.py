@@ -5,9 +5,11 @@ Two noised sums of the same users have a mean with less noise, and two sums with
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,58 @@ def test_noise_is_that_of_a_rounds_participants_and_of_nobody_else(
     OwnNoise((Part(("count",), 1.2, 1.5),), "", True).write(record)
     with pytest.raises(RunError, match="query 'count' asks everyone, and noise is that of a round's participants"):
         engine.gather(Count(25), request, record, {}, lambda answer: None)
+
+
+class Killed(BaseException):
+    """What ends a server: nothing that it could answer to."""
+
+
+@pytest.mark.parametrize(("trust", "messages"), [("local", 4), ("distributed", 20)])
+def test_wherever_a_server_is_killed_it_comes_by_one_noise_of_a_sum(
+    devices: Devices, tmp_path: Path, trust: Trust, messages: int
+) -> None:
+    """Killed once so many of its messages were answered, started again, and killed after the same number again.
+
+    Of each node's answers to a query there is one, byte by byte. Of secure sums one at most has been opened, or can be:
+    by as many nodes as recover a secret.
+    """
+    for number in range(1, messages + 1):
+        seen: list[Message] = []
+        grid = nodes(devices, tmp_path / str(number), look=seen.append)
+        deliver, answered = grid._app, [0]
+
+        def counted(message: Message, context: Any, deliver: Any = deliver, answered: Any = answered) -> Message:
+            if "greeting" not in message.content and answered[0] == number:  # noqa: B023 (it is called in this turn)
+                raise Killed
+            answered[0] += "greeting" not in message.content
+            return deliver(message, context)
+
+        grid._app, released = counted, []
+        for _ in range(2):
+            answered[0] = 0
+            with contextlib.suppress(Killed, PrivacyError):
+                released.append(count(private(grid, trust)))
+        answered[0] = -messages
+        with contextlib.suppress(PrivacyError):
+            released.append(count(private(grid, trust)))
+        answers: dict[int, set[bytes]] = {}
+        revealed = Counter[str]()
+        label = {m.metadata.message_id: str(m.content["session"]["label"]) for m in seen if "session" in m.content}
+        for message in seen:
+            if "sums" in message.content:
+                told = message.content["sums"]
+                answers.setdefault(message.metadata.src_node_id, set()).add(
+                    b"".join(told[n].data for n in sorted(told))
+                )
+            if "shares" in message.content and message.metadata.reply_to_message_id:
+                revealed[label[message.metadata.reply_to_message_id]] += 1
+        assert all(len(of_node) == 1 for of_node in answers.values())
+        assert len([label for label, shares in revealed.items() if shares >= 2]) <= 1  # of three neighbours
+        assert len(released) <= 1 or trust == "local"
+        assert all(torch.equal(one, released[0]) for one in released)
+        if trust == "local":
+            assert set(answers) == {1, 2, 3, 4}
+        assert released or revealed
 
 
 @pytest.mark.parametrize("trust", ["secagg", "distributed"])
