@@ -17,6 +17,7 @@ _SAID = {
     "item-guessed": "Item guessed",
     "claimed-epsilon": "ε claimed",
     "epsilon-bound": "ε at least",
+    "epsilon-bound-gaussian": "ε at least, as Gaussian noise",
     "epsilon-estimate": "ε if Gaussian",
     "right-guesses": "Right guesses",
 }

@@ -1,4 +1,4 @@
-"""The bound of one run: values worked by hand, its coverage where it is tight, and its power."""
+"""The bounds of one run and of many: values worked by hand, their coverage where they are tight, and their power."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from scipy import stats
 from fedrec.attacks import bounds as of_bounds
 from fedrec.attacks.bounds import (
     best_one_run_bound,
+    best_one_run_mu_bound,
     gaussian_epsilon,
     many_runs_bound,
+    many_runs_mu_bound,
     one_run_bound,
+    one_run_mass,
+    one_run_mu_bound,
     one_run_p_value,
     rates_bound,
+    rates_mu_bound,
 )
 from fedrec.errors import DataError
 
@@ -73,6 +78,101 @@ def test_the_bound_is_where_the_p_value_meets_the_level() -> None:
 def test_impossible_counts_are_refused() -> None:
     with pytest.raises(DataError, match="4 right of 3 guesses"):
         one_run_p_value(5, 3, 4, 1.0, 0.0)
+    with pytest.raises(DataError, match="4 right of 3 guesses"):
+        one_run_mass(5, 3, 4, 0.1, 1.0)
+
+
+def test_the_mass_of_a_gaussian_by_hand() -> None:
+    normal, mu = stats.norm, 0.7
+    # One canary, one guess: P[right] = t allows for P[wrong] ≥ Φ(Φ⁻¹(t) − μ), and Φ(μ/2) is the most there can be.
+    assert one_run_mass(1, 1, 1, 0.4, mu) == pytest.approx(0.4 + normal.cdf(normal.ppf(0.4) - mu))
+    assert one_run_mass(1, 1, 1, normal.cdf(mu / 2), mu) == pytest.approx(1.0)
+    # One guess about two canaries, whichever looks plainer: each is guessed about half as often.
+    assert one_run_mass(2, 1, 1, 0.4, mu) == pytest.approx(0.4 + 2 * normal.cdf(normal.ppf(0.2) - mu))
+    # Two of two: p_2 = t, then p_1 ≥ 2 G(t) of j = 2, then p_0 of j = 1: p_0 + p_1/2 ≥ G(t + p_1/2).
+    one = 2 * normal.cdf(normal.ppf(0.1) - mu)
+    none = normal.cdf(normal.ppf(0.1 + one / 2) - mu) - one / 2
+    assert one_run_mass(2, 2, 2, 0.1, mu) == pytest.approx(0.1 + one + none)
+    # μ = 0 is no information: each guess is right by a fair coin, and 5 of 5 are so once in 32.
+    assert one_run_mass(5, 5, 5, 1 / 32, 0.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("tail", "mu"), [(0.05, 0.3), (0.2, 1.0), (0.6, 2.0)])
+def test_no_other_probabilities_sum_to_less(tail: float, mu: float) -> None:
+    # All of two right guesses or more of three: any part of them is of three, and p_1 may exceed what p_2 and p_3 need.
+    normal = stats.norm
+    three, more = np.meshgrid(np.linspace(0, tail, 101), np.concatenate([[0], np.geomspace(1e-6, 1, 400)]))
+    two = tail - three
+    needed = np.maximum(0, (normal.cdf(normal.ppf(three + two * 2 / 3) - mu) - two / 3) * 3 / 2)  # by j = 2
+    feasible = two / 3 >= normal.cdf(normal.ppf(three) - mu)  # j = 3
+    one = needed + more
+    none = np.maximum(
+        0, normal.cdf(normal.ppf(np.minimum(1, three + two * 2 / 3 + one / 3)) - mu) - two / 3 - one * 2 / 3
+    )
+    least = (tail + one + none)[feasible].min()
+    assert one_run_mass(3, 3, 2, tail, mu) == pytest.approx(least, rel=1e-9)
+
+
+def right_by_coins(canaries: int, mu: float) -> np.ndarray:
+    """[canaries + 1] P[so many right] where each canary has an entry of its own."""
+    return np.asarray(stats.binom.pmf(np.arange(canaries + 1), canaries, stats.norm.cdf(mu / 2)))
+
+
+def right_together(canaries: int, mu: float) -> np.ndarray:
+    """The same where all add μ to one entry, and are all guessed to be in or all out: right together or wrong."""
+    inside = np.arange(canaries + 1)
+    says_in = stats.norm.cdf(mu * (inside - canaries / 2))
+    chance = stats.binom.pmf(inside, canaries, 0.5)
+    return np.asarray(chance * says_in + (chance * (1 - says_in))[::-1])
+
+
+@pytest.mark.parametrize("mechanism", [right_by_coins, right_together])
+@pytest.mark.parametrize("mu", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("canaries", [5, 40])
+def test_no_gaussian_mechanism_is_refuted_by_how_it_is_distributed(
+    mechanism: Callable[[int, float], np.ndarray], mu: float, canaries: int
+) -> None:
+    tails = mechanism(canaries, mu)[::-1].cumsum()[::-1]
+    masses = [one_run_mass(canaries, canaries, right, tails[right], mu) for right in range(1, canaries + 1)]
+    assert max(masses) <= 1 + 1e-9
+    if mechanism is right_by_coins:  # of a third of that μ the same numbers would be impossible, somewhere
+        assert max(one_run_mass(canaries, canaries, v, tails[v], mu / 3) for v in range(1, canaries + 1)) > 1 + 1e-6
+
+
+def test_the_bound_on_mu_is_where_the_mass_is_one() -> None:
+    for canaries, guesses, right in ((100, 100, 70), (1000, 100, 80), (1000, 30, 30)):
+        bound = one_run_mu_bound(canaries, guesses, right)
+        assert bound > 0.1
+        assert one_run_mass(canaries, guesses, right, 0.05, bound - 1e-3) > 1
+        assert one_run_mass(canaries, guesses, right, 0.05, bound + 1e-3) < 1
+    assert one_run_mu_bound(100, 100, 50) == 0.0
+    # .05 = Φ(μ/2)^v needs Φ(μ/2) = .95 at v = 1, which nobody can refute with one guess: any μ allows P[right] ≥ ½.
+    assert one_run_mu_bound(1, 1, 1) == 0.0
+
+
+def test_gaussian_noise_is_refuted_sooner_than_epsilon() -> None:
+    # Half of the noise that ε = 1 at δ = 1e-5 takes: μ = .536, ε = 2.15.
+    claimed, generator = 0.26805, torch.Generator().manual_seed(2)
+    assert gaussian_epsilon(claimed, 1e-5) == pytest.approx(1.0, abs=1e-4)
+    assert gaussian_epsilon(2 * claimed, 1e-5) == pytest.approx(2.15, abs=0.01)
+    included = torch.rand(6000, generator=generator) < 0.5
+    noise = torch.randn(6000, generator=generator)
+    half, sound = [noise + 2 * claimed * included], [noise + claimed * included]
+    assert many_runs_mu_bound(half, included) > claimed > many_runs_mu_bound(sound, included) > 0
+    assert many_runs_bound(half, included, 1e-5) < 1.0
+    assert best_one_run_mu_bound(half, included) > claimed > best_one_run_mu_bound(sound, included) > 0
+    assert best_one_run_bound(half, included, 1e-5) < 1.0
+
+
+def test_one_run_of_gaussian_noise_is_covered() -> None:
+    generator, mu, bounds = torch.Generator().manual_seed(3), 1.0, []
+    for _ in range(100):
+        included = torch.rand(400, generator=generator) < 0.5
+        scores = torch.randn(400, generator=generator) + mu * included
+        bounds.append(best_one_run_mu_bound([scores], included))
+    # At most 5 of 100 by the theorem; beyond 13 once in 2,000.
+    assert sum(bound > mu for bound in bounds) <= 13
+    assert np.mean(bounds) > 0.3
 
 
 def test_randomised_response_is_covered_and_nearly_tight() -> None:
@@ -213,6 +313,21 @@ def test_rates_by_hand() -> None:
     assert rates_bound(20, 20, 0, 30, 0.1) == pytest.approx(math.log((least - 0.1) / most))
     assert rates_bound(20, 20, 0, 30, 0.9) == 0.0  # δ alone explains it
     assert rates_bound(0, 20, 0, 30, 0.0) == rates_bound(5, 20, 30, 30, 0.0) == 0.0
+
+
+def test_rates_of_gaussian_noise_by_hand() -> None:
+    least, most = 0.025 ** (1 / 20), 1 - 0.025 ** (1 / 30)
+    assert rates_mu_bound(20, 20, 0, 30) == pytest.approx(stats.norm.ppf(least) - stats.norm.ppf(most))
+    assert rates_mu_bound(0, 20, 0, 30) == rates_mu_bound(5, 20, 30, 30) == rates_mu_bound(10, 20, 15, 30) == 0.0
+
+
+def test_many_runs_of_gaussian_noise_are_covered() -> None:
+    generator, mu, bounds = torch.Generator().manual_seed(4), 1.0, []
+    for _ in range(150):
+        included = torch.rand(600, generator=generator) < 0.5
+        bounds.append(many_runs_mu_bound([torch.randn(600, generator=generator) + mu * included], included))
+    assert sum(bound > mu for bound in bounds) <= 16  # as in the next test
+    assert np.mean(bounds) > 0.5
 
 
 def test_many_runs_of_randomised_response_are_covered() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedrec.attacks import Audit, AuditConfig, Target
+from fedrec.attacks import audit as auditing
 from fedrec.attacks import canaries as planting
 from fedrec.attacks.canaries import Planting, Scores, play
 from fedrec.attacks.crowd import Crowd, OneAnswer, opposite
@@ -233,6 +234,44 @@ def test_what_hides_canaries_from_each_other_hides_no_single_one(name: str, defe
     # A sum without noise tells all: of 30 runs that count some 15 are in, at least .025^(1/15) = .78 of whom are told.
     assert runs.audit(found, defect).bound > 1.0
     assert runs.audit(found).holds
+
+
+def test_half_of_the_noise_shows_as_gaussian_noise_and_not_at_a_delta() -> None:
+    found, _ = arm("local")
+    audit = Audit(AuditConfig(runs=3000, items=1))  # of one row the opposite has all
+    half = audit.audit(found, "single-clip")
+    # μ = 2/3.2 where 1/3.2 is claimed. 1,500 of the runs count, so that the bound on it has a deviation of some .07.
+    assert half.canaries == 3000
+    assert half.gaussian_bound is not None
+    assert half.gaussian_bound > 1.0 > half.bound
+    assert not half.holds
+    sound = audit.audit(found)
+    assert sound.gaussian_bound is not None
+    assert sound.gaussian_bound < sound.claimed
+    assert sound.holds
+
+
+@pytest.mark.parametrize(("name", "together"), [("local", 100), ("secagg", 1)])
+def test_runs_are_played_at_once_where_no_canary_can_tell_of_another(
+    name: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[tuple[int, int]] = []
+
+    def counted(target: Target, planting: Planting) -> Scores:
+        played.append((planting.run, planting.canaries))
+        return play(target, planting)
+
+    monkeypatch.setattr(auditing, "play", counted)
+    monkeypatch.setattr(auditing, "_TOGETHER", 100)
+    result = Audit(AuditConfig(runs=120, items=2)).audit(arm(name)[0])
+    assert result.canaries == 120
+    assert played == ([(0, 100), (100, 20)] if together == 100 else [(run, 1) for run in range(120)])
+
+
+@pytest.mark.parametrize(("name", "gaussian"), [("growth", True), ("visible", True), ("distributed", False)])
+def test_gaussian_noise_is_promised_where_it_is(name: str, gaussian: bool) -> None:
+    found, items = arm(name)
+    assert (Audit(AuditConfig(canaries=20, items=items)).audit(found).gaussian_bound is not None) == gaussian
 
 
 @pytest.mark.parametrize(

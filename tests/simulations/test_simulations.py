@@ -8,7 +8,7 @@ import pytest
 
 from fedrec.errors import ConfigError
 from fedrec.experiment import RunDirectory
-from simulations import dropouts, silos
+from simulations import audit_power, dropouts, silos
 
 
 def test_dropouts_prints_a_table_and_draws_and_does_nothing_twice(
@@ -43,3 +43,16 @@ def test_silos_change_nothing_with_one_local_step_and_cost_less(
     assert few["drift"].max() < many["drift"].min()
     assert few["MB down"].max() < many["MB down"].min() / 50
     assert (tmp_path / "silos.png").stat().st_size > 1000
+
+
+def test_an_audit_notices_a_tenth_of_the_noise_and_nothing_where_none_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    audit_power.main(["--left", "0.1", "1", "--canaries", "500", "--runs", "500", "--audits", "5"])
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == "| noise left | ε | one run of 500 | 500 runs |"
+    assert table[2].endswith("| 100%, 100% | 100%, 100% |")
+    # μ / .1 = 2.68, of which ε at δ = 1e-5 is 14.4.
+    assert table[2].startswith("| 0.10 | 14.4")
+    # Each bound is wrong in 5% of audits at most, and by far less where so few guesses count.
+    assert table[3] == "| 1.00 | 1.00 | 0%, 0% | 0%, 0% |"
