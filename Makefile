@@ -10,6 +10,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 export FLWR_TELEMETRY_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE  # waiting threads that spin make small operations crawl on shared cores
 
+PARALLEL := --numprocesses 2 --dist loadfile  # a file of tests shares what it took long to make
+
 .PHONY: quickstart test test-deployment clean
 
 quickstart: .venv/installed
@@ -20,10 +22,10 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-deployment: .venv/installed-dev
-	$(BIN)/pytest -m deployment
+	$(BIN)/pytest -m deployment $(PARALLEL)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
