@@ -32,12 +32,19 @@ class Config(pydantic.BaseModel):
 
 
 class Component(Protocol):
-    """Something that a configuration names by `kind` and that is built from its own `Config`."""
+    """Something that a configuration names by `kind` and that is built from its own `Config`.
+
+    Attributes:
+        config_class: the pydantic model of its settings.
+    """
 
     config_class: ClassVar[type[Config]]
 
+    def __init__(self, config: Any) -> None: ...
+
 
 C = TypeVar("C", bound=Component)
+M = TypeVar("M", bound=Config)
 
 
 class Registry(Generic[C]):
@@ -107,7 +114,7 @@ def same_definition(old: type, new: type) -> bool:
     return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
 
 
-def build_config(model: type[Config], settings: Mapping[str, Any], place: str) -> Config:
+def build_config(model: type[M], settings: Mapping[str, Any], place: str) -> M:
     """Validate settings against a configuration model, with errors that a person can act on.
 
     Args:
@@ -197,7 +204,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def changed(config: Config, settings: Mapping[str, Value], place: str) -> Config:
+def changed(config: M, settings: Mapping[str, Value], place: str) -> M:
     """The configuration with other values of some settings.
 
     Args:

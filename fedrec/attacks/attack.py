@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fedrec.components import Config, Registry
+from fedrec.components import Component, Registry
 from fedrec.data import Interactions
 from fedrec.errors import ConfigError
 from fedrec.federated import FederatedMethod, FederatedRecommender, Federation, Query
@@ -129,14 +129,8 @@ class Target:
         return Federation(n_users, n_items, self.streams, self.recommender.engine.dtype, item_attributes=known)
 
 
-class Attack(Protocol):
-    """An attack.
-
-    Attributes:
-        config_class: the pydantic model of its settings, which the constructor takes.
-    """
-
-    config_class: ClassVar[type[Config]]
+class Attack(Component, Protocol):
+    """An attack."""
 
     def check(self, target: Target) -> None:
         """Whether it can attack an arm, as far as can be said before anything is played.

@@ -92,9 +92,7 @@ def _data_config(source: str, columns: list[str]) -> DataConfig:
     section: dict[str, Any] = {"name": source} if named else {"path": source}
     if columns:
         section["columns"] = dict(column.partition("=")[::2] for column in columns)
-    config = build_config(DataConfig, section, "data")
-    assert isinstance(config, DataConfig)
-    return config
+    return build_config(DataConfig, section, "data")
 
 
 def _description(found: dict[str, GraphSummary]) -> Table:

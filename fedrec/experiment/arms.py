@@ -100,7 +100,7 @@ class ArmTuneConfig(Config):
             if not isinstance(tables["space"], Mapping):
                 raise ConfigError(f"{place}.space = {tables['space']!r}: must be a table of spaces by setting")
             tables["space"] = read_spaces(tables["space"], f"{place}.space")
-        return build_config(cls, tables, place)  # type: ignore[return-value]
+        return build_config(cls, tables, place)
 
     @pydantic.model_serializer
     def _as_toml(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class ArmConfig(Config):
         for name, model in _SECTIONS.items():
             if name in arm:
                 arm[name] = build_config(model, arm[name], f"{place}.{name}")
-        return build_config(cls, arm, place)  # type: ignore[return-value]
+        return build_config(cls, arm, place)
 
     @property
     def spaces(self) -> Mapping[str, Space]:

@@ -38,7 +38,7 @@ class AttackConfig(Config):
         own = {"kind": kind, "name": settings.pop("name", kind.rpartition(":")[2])}
         own |= {"on": settings.pop("on")} if "on" in settings else {}
         own["settings"] = build_config(attack.config_class, settings, place)
-        return build_config(cls, own, place)  # type: ignore[return-value]
+        return build_config(cls, own, place)
 
     @pydantic.model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -47,9 +47,7 @@ class AttackConfig(Config):
 
     def build(self) -> Attack:
         """The attack."""
-        attack: type[Any] = ATTACKS[self.kind]
-        built: Attack = attack(self.settings)
-        return built
+        return ATTACKS[self.kind](self.settings)
 
 
 def plan(attacks: Sequence[AttackConfig], arms: Sequence[ArmConfig]) -> Iterator[tuple[AttackConfig, ArmConfig]]:

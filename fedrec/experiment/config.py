@@ -70,7 +70,7 @@ class ExperimentConfig(Config):
                 AttackConfig.read(attack, f"attacks.{attack.get('name', attack.get('kind', number))}")
                 for number, attack in enumerate(attacks)
             )
-        return build_config(cls, tables, "")  # type: ignore[return-value]
+        return build_config(cls, tables, "")
 
     @pydantic.field_validator("seeds")
     @classmethod

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from fedrec.components import Config, Registry
+from fedrec.components import Component, Config, Registry
 from fedrec.errors import ModelError
 from fedrec.federated.answers import Answer
 from fedrec.federated.cohort import Cohort, State
@@ -110,17 +110,14 @@ class Ask:
         return taken
 
 
-class FederatedMethod(Protocol):
+class FederatedMethod(Component, Protocol):
     """A federated algorithm.
 
     Attributes:
-        config_class: the pydantic model of its settings.
         config: its settings, which the constructor takes.
         rounds: the most rounds it runs.
         stopping: when it looks at the validation metric, and when it stops.
     """
-
-    config_class: ClassVar[type[Config]]
 
     @property
     def config(self) -> Config:

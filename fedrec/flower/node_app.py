@@ -60,9 +60,7 @@ def _data_of(text: str, overrides: tuple[str, ...]) -> tuple[DataConfig, int]:
     section, seeds = document.get("data"), document.get("seeds")
     if not isinstance(section, dict) or not isinstance(seeds, list) or not seeds or type(seeds[0]) is not int:
         raise ConfigError("experiment: no [data] section, or no seeds; write both")
-    config = build_config(DataConfig, section, "data")
-    assert isinstance(config, DataConfig)
-    return config, seeds[0]
+    return build_config(DataConfig, section, "data"), seeds[0]
 
 
 def holding(node_config: Values, run_config: Values) -> Holding:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from fedrec.components import Config, Registry
+from fedrec.components import Component, Registry
 from fedrec.data.interactions import Interactions
 from fedrec.errors import ModelError
 
@@ -86,14 +86,11 @@ class Training:
         return torch.device(name)
 
 
-class Recommender(Protocol):
+class Recommender(Component, Protocol):
     """A model that ranks items for users.
 
-    `config_class` is the pydantic model of its settings; the constructor takes one of them. A class whose scores are
-    predicted ratings says so with `rates = True`: their errors are then measured too.
+    A class whose scores are predicted ratings says so with `rates = True`: their errors are then measured too.
     """
-
-    config_class: ClassVar[type[Config]]
 
     def fit(self, train: Interactions, training: Training) -> None:
         """Learn from the training interactions, and from nothing else.

@@ -58,7 +58,7 @@ def target(
         settings | ({"stopping": {"patience": looks, "every": max(1, looks)}} if "stopping" in fields else {})
     )
     recommender = FederatedRecommender(
-        method(config),  # type: ignore[call-arg]
+        method(config),
         population=population,
         participation=participation or ParticipationConfig(rate=rate),
         privacy=privacy,

@@ -105,7 +105,7 @@ def test_the_sums_are_those_that_a_simulation_measures(split: Split) -> None:
 @pytest.mark.parametrize(("kind", "settings"), FEDERATED)
 def test_every_method_is_measured_on_its_devices(split: Split, kind: str, settings: dict[str, Any]) -> None:
     """Over a message: what a node builds from it scores with the users' own state as the method itself does."""
-    method = METHODS[kind](build_config(METHODS[kind].config_class, settings, kind))  # type: ignore[call-arg]
+    method = METHODS[kind](build_config(METHODS[kind].config_class, settings, kind))
     engine = LocalEngine(dealt(split), Streams(0))
     state = method.start(Federation(40, 25, Streams(0)))
     for round in (1, 2):

@@ -86,7 +86,7 @@ def dealt(split: Split) -> Devices:
 
 def trained(kind: str, split: Split, parts: Sequence[Tensor]) -> tuple[Nodes, FederatedMethod, Tensors]:
     settings = {"dim": 4, "rounds": 2} if kind == "ego-lightgcn" else {}
-    method = METHODS[kind](build_config(METHODS[kind].config_class, settings, kind))  # type: ignore[call-arg]
+    method = METHODS[kind](build_config(METHODS[kind].config_class, settings, kind))
     engine = Nodes(
         dealt(split), parts, Streams(0), ParticipationConfig(), ONE_BY_ONE if len(parts) > 1 else ALL_AT_ONCE
     )

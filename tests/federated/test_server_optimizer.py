@@ -64,7 +64,7 @@ def test_yogi_forgets_a_large_gradient_more_slowly_than_adam() -> None:
     for kind in ("adam", "yogi"):
         state: Tensors = {"items": torch.tensor([0.0])}
         for gradient in gradients:
-            state = server_step(build_config(ServerOptimizerConfig, {"kind": kind}, ""), state, "items", gradient)  # type: ignore[arg-type]
+            state = server_step(build_config(ServerOptimizerConfig, {"kind": kind}, ""), state, "items", gradient)
         moments[kind] = state["items.exp_avg_sq"].item()
     assert moments["yogi"] > 0.99
     assert moments["adam"] < 0.1

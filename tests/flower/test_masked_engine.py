@@ -51,7 +51,7 @@ class Kept:
 
 
 def model() -> tuple[FederatedMethod, Tensors]:
-    method = METHODS["popularity"](build_config(METHODS["popularity"].config_class, {}, ""))  # type: ignore[call-arg]
+    method = METHODS["popularity"](build_config(METHODS["popularity"].config_class, {}, ""))
     start = method.start(Federation(90, 60, Streams(0)))
     return method, method.round(start, Ask(engine_on(grid_of(DEVICES, dealt(DEVICES, 2))), 1))
 

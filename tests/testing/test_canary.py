@@ -27,9 +27,9 @@ def build(kind: str, settings: dict[str, Any]) -> Recommender:
     """A registered method, federated or central."""
     if kind in METHODS:
         method = METHODS[kind]
-        return FederatedRecommender(method(build_config(method.config_class, settings, kind)))  # type: ignore[call-arg]
+        return FederatedRecommender(method(build_config(method.config_class, settings, kind)))
     recommender = RECOMMENDERS[kind]
-    return recommender(build_config(recommender.config_class, settings, kind))  # type: ignore[call-arg]
+    return recommender(build_config(recommender.config_class, settings, kind))
 
 
 def test_every_registered_method_has_its_canary() -> None:

@@ -53,7 +53,7 @@ def test_every_registered_method_is_checked() -> None:
 @pytest.mark.parametrize(("kind", "settings"), FEDERATED)
 def test_every_method_keeps_its_promises(kind: str, settings: dict[str, object]) -> None:
     method = METHODS[kind]
-    report = check_method(method(build_config(method.config_class, settings, kind)))  # type: ignore[call-arg]
+    report = check_method(method(build_config(method.config_class, settings, kind)))
     assert [finding.check for finding in report.findings] == list(CHECKS)
 
 

@@ -202,7 +202,7 @@ def method_of(settings: Mapping[str, Setting]) -> FederatedMethod:
     if kind not in METHODS:
         raise DataError(f"method '{kind}' is not known to this node; {did_you_mean(kind, METHODS)}")
     method_class = METHODS[kind]
-    return method_class(build_config(method_class.config_class, json.loads(config), kind))  # type: ignore[call-arg]
+    return method_class(build_config(method_class.config_class, json.loads(config), kind))
 
 
 def without_held_out(cohort: Cohort) -> Cohort:
