@@ -63,6 +63,11 @@ class Crowd:
         return self.known.participation
 
     @property
+    def silos(self) -> bool:
+        """Whether clients are silos."""
+        return self.clients.silo is not None
+
+    @property
     def devices(self) -> Devices:
         """The known users."""
         return self.clients
@@ -166,13 +171,14 @@ class OneAnswer:
     Attributes:
         answer: what it would send, not clipped.
         otherwise: whether it sends the opposite of that.
-        participation, expected: as any engine has them.
+        participation, expected, silos: as any engine has them.
     """
 
     answer: Answer
     otherwise: bool
     participation: ParticipationConfig = field(default_factory=ParticipationConfig)
     expected: float = 1.0
+    silos: bool = False
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The answer, as a sum of one."""

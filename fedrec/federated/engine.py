@@ -107,6 +107,10 @@ class Engine(Protocol):
     def expected(self) -> float:
         """q|U|, the expected number of users who take part, which sums are divided by."""
 
+    @property
+    def silos(self) -> bool:
+        """Whether a client may be several users, so that nothing can be promised to a single one."""
+
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The sum of the participants' contributions, each scaled to the clip."""
 
@@ -115,7 +119,7 @@ class Engine(Protocol):
 
 
 class OverEngine:
-    """What stands over an engine has its users: who takes part, and how many are expected.
+    """What stands over an engine has its users: who takes part, how many are expected, and what a client is.
 
     Attributes:
         engine: the one below.
@@ -132,6 +136,11 @@ class OverEngine:
     def expected(self) -> float:
         """The engine's."""
         return self.engine.expected
+
+    @property
+    def silos(self) -> bool:
+        """The engine's."""
+        return self.engine.silos
 
 
 class Population(Engine, Protocol):
@@ -210,6 +219,11 @@ class LocalEngine:
     def expected(self) -> float:
         """q|U|."""
         return self.participation.expected_share(len(self.devices.client_keys)) * len(self.devices)
+
+    @property
+    def silos(self) -> bool:
+        """Whether clients are silos."""
+        return self.devices.silo is not None
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The sum of the participants' contributions, each client's scaled to the clip.

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from fedrec.errors import PrivacyError
 from fedrec.federated.answers import Answer
-from fedrec.federated.cohort import Devices
-from fedrec.federated.engine import Engine, Totals
+from fedrec.federated.engine import Engine, OverEngine, Totals
 from fedrec.federated.participation import ParticipationConfig
-from fedrec.federated.private_sums import Asked, PrivateSums, ServerNoise
+from fedrec.federated.private_sums import Asked, PrivateSums, ServerNoise, is_over_nodes
 from fedrec.federated.query import Query
 from fedrec.privacy import (
     BIT,
@@ -69,7 +68,7 @@ class Journal(Protocol):
         """
 
 
-class PrivateEngine:
+class PrivateEngine(OverEngine):
     """An engine whose sums are releases of a mechanism.
 
     Args:
@@ -117,12 +116,12 @@ class PrivateEngine:
         self._clips = {query: [planned.bound] for query, planned in self._planned.items()}
         self._adaptive = adaptive
         self._correlated = None if correlation is None else (correlation[0], CorrelatedNoise(correlation[1]))
-        self._engine = engine
+        self.engine = engine
         self._last: tuple[tuple[int, int, str], Totals] | None = None
         self._require_sound(unit)
 
     def _require_sound(self, unit: Unit) -> None:
-        schedule, sampling = self.schedule, self._engine.participation
+        schedule, sampling = self.schedule, self.engine.participation
         accounted = {sampling.sampling} | ({"independent"} if sampling.sampling == "poisson" else set())
         if schedule.rate != sampling.rate or schedule.sampling not in accounted:
             raise PrivacyError(
@@ -139,11 +138,9 @@ class PrivateEngine:
                 "a clip of the schedule adapts, and how is not said; give the privacy section's `adaptive`"
             )
         require_one_answer(sampling)
-        devices = getattr(self._engine, "devices", None)
         if unit == "silo" and any(planned.adaptive for planned in schedule.releases):
             raise PrivacyError("a clip that adapts follows the norms of users, by a bit of each; the unit is one silo")
-        silos = getattr(self._engine, "silos", False) or (isinstance(devices, Devices) and devices.silo is not None)
-        if silos != (unit == "silo"):
+        if self.engine.silos != (unit == "silo"):
             raise PrivacyError(SILOS if unit == "user" else "unit 'silo': every user is a client; there are no silos")
         if self._correlated is not None:
             query, noise = self._correlated
@@ -157,16 +154,6 @@ class PrivateEngine:
     def planned(self, through: int | None = None) -> Ledger:
         """What the ledger holds after round `through`, or at the end."""
         return self.schedule.ledger(self.noise_multipliers, through)
-
-    @property
-    def participation(self) -> ParticipationConfig:
-        """That of the engine below."""
-        return self._engine.participation
-
-    @property
-    def expected(self) -> float:
-        """q|U|: public, unlike the number who answered."""
-        return self._engine.expected
 
     @property
     def mechanism(self) -> str:
@@ -217,14 +204,13 @@ class PrivateEngine:
         found = None if self.journal is None else self.journal.load(round, phase, query.kind)
         if found is not None:
             sums, withheld = found
-            passed = getattr(self._engine, "passed", None)
-            if passed is not None:
-                passed((round, phase))
+            if is_over_nodes(self.engine):
+                self.engine.passed((round, phase))
             if self._correlated is not None and self._correlated[0] == query.kind:
                 self.restore(withheld)
             return Totals(sums, noised=True)
         asked = self._noised(Asked(query, round, phase, clip, self._parts(query, round, clip)))
-        totals = self.sums.sum(self._engine, asked)
+        totals = self.sums.sum(self.engine, asked)
         if self.journal is not None:
             self.journal.save(round, phase, query.kind, totals.sums, self.tensors())
         return totals

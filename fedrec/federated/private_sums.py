@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
 from fedrec.federated.engine import Engine, Totals
 from fedrec.federated.query import Query
-from fedrec.privacy import BIT, BIT_CLIP, Clip, Mechanism, NoiseSource, Part, Trust
+from fedrec.privacy import BIT, BIT_CLIP, Clip, Mechanism, NoiseSource, Part, PrivacyConfig, Trust, UniformSource
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,29 @@ class PrivateSums(Protocol):
 
     def sum(self, engine: Engine, asked: Asked) -> Totals:
         """The noised sums of all tables of all parts, float64, and what only a simulation sees beside them."""
+
+
+class OverNodes(Engine, Protocol):
+    """An engine whose users are on nodes, which see to it what the server gets of them."""
+
+    def private_sums(
+        self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource, clients: int
+    ) -> PrivateSums:
+        """What nodes send where the server is not to see their sums.
+
+        Args:
+            privacy: the section, of another trust than the server's.
+            mechanism, source: of the noise.
+            clients: of all nodes together.
+        """
+
+    def passed(self, moment: tuple[int, int]) -> None:
+        """Go on from a (round, phase) whose sum the nodes have answered, to a server that was killed since."""
+
+
+def is_over_nodes(engine: Engine) -> TypeGuard[OverNodes]:
+    """Whether an engine's users are on nodes."""
+    return hasattr(engine, "private_sums")
 
 
 class ServerNoise:

@@ -7,7 +7,7 @@ from fedrec.federated.device_sums import DistributedNoise, LocalNoise, MaskedSum
 from fedrec.federated.engine import Engine, is_simulation
 from fedrec.federated.population import PopulationConfig
 from fedrec.federated.private_engine import SILOS, PrivateEngine
-from fedrec.federated.private_sums import PrivateSums, ServerNoise
+from fedrec.federated.private_sums import PrivateSums, ServerNoise, is_over_nodes
 from fedrec.privacy import Correlation, Gaussian, PrivacyConfig, Schedule, SeededNoise, UniformSource
 
 
@@ -50,13 +50,12 @@ def protect(
     """
     correlation = None if privacy.continual is None else Correlation.of(privacy.continual, schedule)
     mechanism = Gaussian()
-    of_nodes = getattr(engine, "private_sums", None)
     of_devices = source.for_devices() if isinstance(source, SeededNoise) else source
     sums: PrivateSums
     if privacy.trust == "central":
         sums = ServerNoise(mechanism, source)
-    elif of_nodes is not None:
-        sums = of_nodes(privacy, mechanism, source, clients)
+    elif is_over_nodes(engine):
+        sums = engine.private_sums(privacy, mechanism, source, clients)
     elif not is_simulation(engine):
         raise PrivacyError(
             f"privacy.trust = '{privacy.trust}': this engine does not hand over what devices send; set trust = "

@@ -22,6 +22,7 @@ from fedrec.federated.method import METHODS, FederatedMethod, Federation
 from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.population import PopulationConfig, count_silos, silos_of
 from fedrec.federated.private_engine import Journal, PrivateEngine, require_one_answer
+from fedrec.federated.private_sums import is_over_nodes
 from fedrec.federated.protection import protect, require_unit
 from fedrec.federated.queries import Evaluate
 from fedrec.federated.rounds import Rounds, Watched
@@ -181,7 +182,7 @@ class FederatedRecommender:
                 trust=self.privacy.trust,
                 silos=silos if self.privacy.unit == "silo" else None,
                 executed=self.privacy.executed,
-                nodes=hasattr(population, "private_sums"),
+                nodes=is_over_nodes(population),
             )
 
     @property

@@ -69,6 +69,11 @@ class ReferenceEngine:
             share = _fixed_size(share, clients) / clients
         return share * len(self.devices)
 
+    @property
+    def silos(self) -> bool:
+        """Whether clients are silos."""
+        return self.devices.silo is not None
+
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """As `LocalEngine.sum`."""
         drawn, on_time, late = self._draw(query, round)

@@ -184,13 +184,7 @@ class FlowerEngine:
     def private_sums(
         self, privacy: PrivacyConfig, mechanism: Mechanism, source: UniformSource, clients: int
     ) -> PrivateSums:
-        """What nodes send where the server is not to see their sums.
-
-        Args:
-            privacy: the section, of another trust than the server's.
-            mechanism, source: of the noise.
-            clients: of all nodes together.
-        """
+        """As `OverNodes.private_sums` says."""
         from fedrec.flower.masked import MaskedNodes  # they are built on this module
         from fedrec.flower.noised import MaskedNoisedNodes, NoisedNodes
 

@@ -44,6 +44,7 @@ from fedrec.flower.holdings import load_devices, save_devices
 from fedrec.flower.internals import run_on_ray
 from fedrec.flower.node import Holding
 from fedrec.flower.post import Post, greet
+from fedrec.flower.requests import Moment
 from fedrec.flower.server import server_app
 from fedrec.flower.stores import FolderStore, Kept
 from fedrec.privacy import Clip, Mechanism, PrivacyConfig, UniformSource
@@ -112,6 +113,10 @@ class RaySimulation(OverEngine):
     ) -> PrivateSums:
         """As `FlowerEngine.private_sums`."""
         return self.engine.private_sums(privacy, mechanism, source, clients)
+
+    def passed(self, moment: Moment) -> None:
+        """As `FlowerEngine.passed`."""
+        self.engine.passed(moment)
 
     def look(self, users: Tensor, query: Query) -> tuple[Cohort, State]:
         """What some users' devices hold."""

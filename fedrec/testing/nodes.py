@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Rows, State, Totals
+from fedrec.federated import Devices, LocalEngine, OverEngine, ParticipationConfig, Query, Rows, State, Totals
 from fedrec.federated.answers import Answer
 from fedrec.privacy import Clip
 from fedrec.streams import Streams
@@ -47,6 +47,11 @@ class Nodes:
     def expected(self) -> float:
         """q|U|."""
         return self.participation.rate * len(self.devices)
+
+    @property
+    def silos(self) -> bool:
+        """Whether clients are silos."""
+        return self.devices.silo is not None
 
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The nodes' sums, added as they arrive."""
@@ -106,7 +111,7 @@ class Asked:
     totals: Totals
 
 
-class Recorder:
+class Recorder(OverEngine):
     """An engine that keeps what was asked of it.
 
     Args:
@@ -118,25 +123,15 @@ class Recorder:
     def __init__(self, engine: Nodes, *, noised: bool = False, twice: bool = False) -> None:
         self.asked: list[Asked] = []
         self.changed: list[str] = []
-        self._engine = engine
+        self.engine = engine
         self._noised = noised
         self._twice = twice
 
-    @property
-    def participation(self) -> ParticipationConfig:
-        """That of the engine."""
-        return self._engine.participation
-
-    @property
-    def expected(self) -> float:
-        """q|U|."""
-        return self._engine.expected
-
     def sum(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Totals:
         """The engine's sum."""
-        totals = self._engine.sum(query, round=round, phase=phase, clip=clip)
+        totals = self.engine.sum(query, round=round, phase=phase, clip=clip)
         if self._twice:
-            again = self._engine.sum(query, round=round, phase=phase, clip=clip)
+            again = self.engine.sum(query, round=round, phase=phase, clip=clip)
             different = [name for name, total in totals.sums.items() if not torch.equal(total, again.sums[name])]
             self.changed += [f"'{name}' of query '{query.kind}' in round {round}" for name in different]
         self.asked.append(Asked(query, round, phase, totals))
@@ -144,4 +139,4 @@ class Recorder:
 
     def answers(self, query: Query, *, round: int, phase: int = 0, clip: Clip | None = None) -> Iterator[Answer]:
         """The engine's answers."""
-        return self._engine.answers(query, round=round, phase=phase, clip=clip)
+        return self.engine.answers(query, round=round, phase=phase, clip=clip)

@@ -145,7 +145,7 @@ def test_a_node_charges_before_it_answers(devices: Devices, tmp_path: Path, monk
     def full(store: FolderStore, kept: Any) -> None:
         raise DataError("no room")
 
-    over._engine.taking_part(over._engine.request((0, 1), Clip(1.2)))  # type: ignore[attr-defined]  # secrets are drawn
+    over.engine.taking_part(over.engine.request((0, 1), Clip(1.2)))  # type: ignore[attr-defined]  # secrets are drawn
     monkeypatch.setattr(FolderStore, "save", full)
     with pytest.raises(RunError, match="no room"):
         count(over, 1)
