@@ -46,6 +46,16 @@ class Federation:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     item_attributes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def random_items(self, width: int, purpose: str = "items") -> Tensor:
+        """A table of standard normal numbers, a row an item: [n_items, width].
+
+        Args:
+            width: of the table.
+            purpose: names the stream that they are drawn from.
+        """
+        generator = self.streams.generator(purpose, self.device)
+        return torch.randn((self.n_items, width), generator=generator, dtype=self.dtype, device=self.device)
+
 
 class NobodyAnswered(Exception):  # noqa: N818 (it says what happened, and is no mistake)
     """A round whose sum is empty. The round is given up and the server's state stays as it was."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
-from fedrec.errors import DataError, ModelError, RunError
+from fedrec.errors import DataError, ModelError
 from fedrec.graph import BipartiteGraph, propagate
 from fedrec.recommenders import trainer
 from fedrec.recommenders.losses import bpr, sampled_softmax
@@ -196,13 +196,7 @@ class FullBatchLearner:
         Raises:
             RunError: if a tensor has another shape.
         """
-        for name, tensor in self.state().items():
-            if state[name].shape != tensor.shape:
-                raise RunError(
-                    f"the checkpoint's {name} has shape {list(state[name].shape)} and this configuration needs "
-                    f"{list(tensor.shape)}; it was written for other data or settings: delete it and run again"
-                )
-            tensor.copy_(state[name])
+        trainer.copy_state(self.state(), state)
 
     def facts(self) -> Mapping[str, object]:
         """What the state was learned with."""
@@ -210,8 +204,4 @@ class FullBatchLearner:
 
     def restore_facts(self, facts: Mapping[str, object]) -> None:
         """Refuse to continue what was begun with another seed or other settings."""
-        if dict(facts) != self.facts():
-            raise RunError(
-                f"the checkpoint was written with {dict(facts)} and this run has {self.facts()}; "
-                "delete it and run again, or run with those settings"
-            )
+        trainer.require_facts(self.facts(), facts)

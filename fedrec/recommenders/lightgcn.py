@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.data.interactions import Interactions
-from fedrec.errors import DataError, ModelError, RunError
+from fedrec.errors import DataError, ModelError
 from fedrec.graph import BipartiteGraph, low_pass, propagate
 from fedrec.recommenders import trainer
 from fedrec.recommenders.losses import bpr, sampled_softmax, shared_softmax, softmax
@@ -271,13 +271,7 @@ class LightGCNLearner:
         Raises:
             RunError: if a tensor has another shape.
         """
-        for name, tensor in self.state().items():
-            if state[name].shape != tensor.shape:
-                raise RunError(
-                    f"the checkpoint's {name} has shape {list(state[name].shape)} and this configuration needs "
-                    f"{list(tensor.shape)}; it was written for other data or settings: delete it and run again"
-                )
-            tensor.copy_(state[name])
+        trainer.copy_state(self.state(), state)
         self._ranked = None
 
     def facts(self) -> Mapping[str, object]:
@@ -286,8 +280,4 @@ class LightGCNLearner:
 
     def restore_facts(self, facts: Mapping[str, object]) -> None:
         """Refuse to continue what was begun with another seed or other settings."""
-        if dict(facts) != self.facts():
-            raise RunError(
-                f"the checkpoint was written with {dict(facts)} and this run has {self.facts()}; "
-                "delete it and run again, or run with those settings"
-            )
+        trainer.require_facts(self.facts(), facts)

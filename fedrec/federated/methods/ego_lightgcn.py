@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -101,10 +100,7 @@ class EgoLightGCN:
 
     def start(self, federation: Federation) -> Tensors:
         """A random item table."""
-        generator = federation.streams.generator("items", federation.device)
-        shape = (federation.n_items, self.config.dim)
-        items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
-        return {"items": items * self.config.initial_scale}
+        return {"items": federation.random_items(self.config.dim) * self.config.initial_scale}
 
     def round(self, state: Tensors, ask: Ask) -> Tensors:
         """The clients train locally; the server steps along their mean change."""

@@ -163,9 +163,7 @@ class ExactLightGCN:
 
         Devices score with `items`, the final vectors, and `scaled`; what stands under `items` is the server's alone.
         """
-        generator = federation.streams.generator("items", federation.device)
-        shape = (federation.n_items, self.config.dim)
-        items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
+        items = federation.random_items(self.config.dim)
         items = items * self.config.initial_scale
         return {
             "items": self._normalized(items),

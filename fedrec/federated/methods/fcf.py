@@ -88,9 +88,7 @@ class FCF:
 
     def start(self, federation: Federation) -> Tensors:
         """A random item table."""
-        generator = federation.streams.generator("items", federation.device)
-        shape = (federation.n_items, self.config.dim)
-        items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
+        items = federation.random_items(self.config.dim)
         n_users = torch.tensor(federation.n_users, device=federation.device)
         return {"items": items * self.config.initial_scale, "n_users": n_users}
 

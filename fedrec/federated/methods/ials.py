@@ -99,9 +99,7 @@ class IALS:
 
     def start(self, federation: Federation) -> Tensors:
         """Small random item vectors, and no degrees yet."""
-        generator = federation.streams.generator("items", federation.device)
-        shape = (federation.n_items, self.config.dim)
-        items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
+        items = federation.random_items(self.config.dim)
         return {
             "items": items * self.config.initial_scale / self.config.dim**0.5,
             "items.degrees": torch.zeros(federation.n_items, dtype=torch.float64, device=federation.device),

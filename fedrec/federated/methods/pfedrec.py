@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -94,9 +93,7 @@ class PFedRec:
 
     def start(self, federation: Federation) -> Tensors:
         """A random item table, which is also what the devices were sent last."""
-        generator = federation.streams.generator("items", federation.device)
-        shape = (federation.n_items, self.config.dim)
-        items = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
+        items = federation.random_items(self.config.dim)
         items *= self.config.initial_scale
         return {"items": items, "sent": items.clone()}
 

@@ -128,9 +128,7 @@ class Spectral:
         if needed > size:
             what = "block · iterations" if config.release == "lanczos" else "factors"
             raise ConfigError(f"spectral: {what} = {needed} is more than the {size} items of the catalogue; lower it")
-        generator = federation.streams.generator("basis", federation.device)
-        shape = (federation.n_items, width)
-        basis = torch.randn(shape, generator=generator, dtype=federation.dtype, device=federation.device)
+        basis = federation.random_items(width, "basis")
         weight = torch.ones(federation.n_items, dtype=federation.dtype, device=federation.device)
         state = {"weight": weight, "basis": torch.linalg.qr(basis).Q}
         return state if config.head == 1 else state | {"counts": torch.zeros_like(weight, dtype=torch.float64)}
