@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch import Tensor
 from fedrec.data import Interactions, Split
 from fedrec.errors import RunError
 from fedrec.experiment.config import ExperimentConfig, read_config
+from fedrec.files import replace_file
 from fedrec.recommenders.recommender import Disclosure, Tensors
 
 
@@ -35,20 +35,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         RunError: if it cannot be written: no permission, no room.
     """
-    data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the move itself must reach the disk too
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise RunError(
             f"{path}: cannot be written ({error.strerror}); make its folder writable and try again"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from flwr.app import ConfigRecord, Context
 from torch import Tensor
 
 from fedrec.errors import DataError
+from fedrec.files import replace_file
 from fedrec.flower.records import arrays, tensors
 from fedrec.flower.requests import Moment, run_of
 
@@ -227,19 +227,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         DataError: if it cannot be written: no room, no permission. Nothing is lost then.
     """
-    beside = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # or a power cut may undo the move, and what was noised is forgotten
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, content)  # a power cut that undid it would have the node forget what it noised
     except OSError as error:
         raise _unwritable(path, error) from error
 
