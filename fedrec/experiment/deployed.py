@@ -11,7 +11,6 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from fedrec.experiment.store import (
     write_atomically,
     write_json,
 )
-from fedrec.experiment.summary import write_csv
+from fedrec.experiment.summary import with_note, write_rows
 from fedrec.experiment.tracking import Logged, require_tracking, tracking
 from fedrec.federated import FederatedRecommender, Federation, groups_asked
 from fedrec.flower import FlowerEngine, Grid, Panel, Post, Roll, greet
@@ -84,23 +83,20 @@ def run_deployed(config: ExperimentConfig, grid: Grid, out: Path, progress: Prog
     groups_asked(public.labels, config.evaluation)
     with directory.locked():
         facts = _begin(directory, config, roll, left_out)
-        panel = panel_of(directory.path / "panel.json")
+        nodes = _Nodes(config, post, roll, public, facts["run"], panel_of(directory.path / "panel.json"))
         jobs = list(itertools.product(config.arms, config.seeds))
         for number, (arm, seed) in enumerate(jobs, start=1):
             folder = directory.arm(arm.name, seed)
             if folder.finished:
                 continue
             step = Step(arm.name, seed, number, len(jobs), 0, 0, None, config.evaluation.metric)
-            session = f"{facts['run']}.{arm.name}.{seed}"
             with (
                 naming(f"arms.{arm.name}, seed {seed}"),
                 tracking(config.tracking, out, config.name, arm.name, seed) as logged,
             ):
-                told = telling(progress, step)
-                _fit_and_test(arm, seed, config, post, roll, public, session, folder, told, logged, panel)
+                _fit_and_test(arm, seed, nodes, folder, _Said(len(roll.nodes), telling(progress, step), logged))
         _write_tables(directory, config)
-        facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
-        write_json(directory.path / "manifest.json", facts)
+        write_json(directory.path / "manifest.json", manifest.end(facts))
     return directory.path
 
 
@@ -153,7 +149,7 @@ def _begin(directory: RunDirectory, config: ExperimentConfig, roll: Roll, left_o
         "nodes": len(roll.nodes),
         "catalogue": next(iter(roll.nodes.values())).catalogue,
     }
-    digest = sha256(config.to_toml().encode()).hexdigest()
+    digest = manifest.digest_of(config.to_toml())
     if directory.begun:
         facts = directory.manifest
         for name, began, found in (
@@ -165,25 +161,80 @@ def _begin(directory: RunDirectory, config: ExperimentConfig, roll: Roll, left_o
         facts["resumed_at"].append(manifest.now())
     else:
         directory.require_free()
-        facts = {
-            "experiment": config.name,
+        facts = manifest.beginning(config) | {
             "run": secrets.token_hex(8),  # names what nodes remember of this run, and of no other
-            "finished": False,
-            "started_at": manifest.now(),
-            "resumed_at": [],
-            "finished_at": None,
-            "versions": manifest.versions(),
-            "git": manifest.git_revision(),
-            "machine": manifest.machine(),
-            "config_sha256": digest,
             "data": nodes,
             "left_out": list(left_out),
-            "seeds": list(config.seeds),
-            "randomness": config.engine.randomness,
         }
     write_json(directory.path / "manifest.json", facts)
     write_atomically(directory.path / "config.toml", config.to_toml())
     return facts
+
+
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    """What all fits of a run have in common.
+
+    Attributes:
+        config: of the experiment.
+        post: carries the messages.
+        roll: the nodes.
+        public: what is known of items and users.
+        run: names what the nodes remember of it.
+        panel: those that its masked tests are over.
+    """
+
+    config: ExperimentConfig
+    post: Post
+    roll: Roll
+    public: Catalogue
+    run: str
+    panel: Panel
+
+    def engine(self, arm: ArmConfig, seed: int, rollbacks: int) -> FlowerEngine:
+        """The nodes, for one fit."""
+        return FlowerEngine(
+            self.post,
+            self.roll,
+            session=f"{self.run}.{arm.name}.{seed}",
+            seed=seed,
+            participation=arm.participation,
+            randomness=self.config.engine.randomness,
+            silo_by=arm.population.by or "" if arm.population is not None else "",
+            rollbacks=rollbacks,
+        )
+
+
+class _Said:
+    """What a fit says while it goes on: the rows of its history, and a line a round.
+
+    Args:
+        nodes: that are asked.
+        told: of each round.
+        logged: is told of each logged value, "disclosure/name".
+
+    Attributes:
+        history: the rows.
+    """
+
+    def __init__(self, nodes: int, told: Told, logged: Logged) -> None:
+        self.history: History = []
+        self.logged = logged
+        self._told = told
+        self._seen = {"nodes": nodes, "failures": 0}
+
+    def log(self, step: int, name: str, value: float, disclosure: Disclosure) -> None:
+        """Keep a row."""
+        self.history.append((step, name, float(value), disclosure))
+        self.logged(step, f"{disclosure}/{name}", float(value))
+        if name in self._seen:
+            self._seen[name] = int(value)
+
+    def progress(self, done: int, planned: int, best: float | None) -> None:
+        """Say that a round is over."""
+        failed = f", {self._seen['failures']} failed" if self._seen["failures"] else ""
+        log.info("round %d of %d, %d nodes%s", done, planned, self._seen["nodes"], failed)
+        self._told(done, planned, best)
 
 
 @dataclass(frozen=True)
@@ -194,77 +245,28 @@ class _Watched:
     seed: int
 
 
-def _fit_and_test(
-    arm: ArmConfig,
-    seed: int,
-    config: ExperimentConfig,
-    post: Post,
-    roll: Roll,
-    public: Catalogue,
-    session: str,
-    folder: ArmDirectory,
-    told: Told,
-    logged: Logged,
-    panel: Panel,
-) -> None:
+def _fit_and_test(arm: ArmConfig, seed: int, nodes: _Nodes, folder: ArmDirectory, said: _Said) -> None:
     """Fit an arm with a seed, test it once, and keep what it came to."""
     log.info("%s, seed %d", arm.name, seed)
-    recommender = _recommender(arm, config)
-    history: History = []
-
-    def note(step: int, name: str, value: float, disclosure: Disclosure) -> None:
-        history.append((step, name, float(value), disclosure))
-        logged(step, f"{disclosure}/{name}", float(value))
-        if name in ("nodes", "failures"):
-            seen[name] = int(value)
-
-    seen = {"nodes": len(roll.nodes), "failures": 0}
-
-    def progress(done: int, planned: int, best: float | None) -> None:
-        log.info("round %d of %d, %d nodes%s", done, planned, seen["nodes"], _behind(seen["failures"]))
-        told(done, planned, best)
-
-    checkpoints = folder.checkpoints()
-    training = Training(seed, arm.name, config.engine.device, log=note, progress=progress, checkpoints=checkpoints)
-    engine = FlowerEngine(
-        post,
-        roll,
-        session=session,
-        seed=seed,
-        participation=arm.participation,
-        randomness=config.engine.randomness,
-        silo_by=arm.population.by or "" if arm.population is not None else "",
-        rollbacks=recommender.rollbacks,
+    config, roll, validated = nodes.config, nodes.roll, "valid" in nodes.roll.parts
+    recommender, checkpoints = _recommender(arm, config), folder.checkpoints()
+    training = Training(
+        seed, arm.name, config.engine.device, log=said.log, progress=said.progress, checkpoints=checkpoints
     )
-    streams, dtype, device = Streams(seed), config.engine.dtype, training.torch_device
-    federation = Federation(roll.n_users, roll.n_items, streams, dtype, device)
-    looks = recommender.method.stopping.patience > 0 and "valid" in roll.parts
+    federation = Federation(roll.n_users, roll.n_items, Streams(seed), config.engine.dtype, training.torch_device)
+    engine = nodes.engine(arm, seed, recommender.rollbacks)
+    looks = recommender.method.stopping.patience > 0 and validated
     watched = _Watched(config.evaluation.metric, seed) if looks else None
     recommender.fit_over(engine, federation, training, watched, _silos(arm, roll), folder.journal)
     seconds = checkpoints.seconds
     guarantee = None if recommender.guarantee is None else recommender.guarantee.as_dict()
     if guarantee is not None and arm.privacy is not None:
-        unpaid = unpaid_test(arm.privacy, config.engine.randomness)
-        guarantee |= {
-            "notes": {**guarantee["notes"], "test": unpaid},
-            "words": f"{guarantee['words']} {unpaid}",
-        }
-    metrics, resampled = measure_deployed(
-        recommender, asked_in_test(engine, arm.privacy, panel), config, seed, public, validated="valid" in roll.parts
-    )
-    result = Result(
-        metrics=metrics,
-        history=history,
-        guarantee=guarantee,
-        communication=asdict(recommender.communication),
-        seconds=seconds,
-    )
-    tell_test(logged, result)
+        guarantee = with_note(guarantee, "test", unpaid_test(arm.privacy, config.engine.randomness))
+    asked = asked_in_test(engine, arm.privacy, nodes.panel)
+    metrics, resampled = measure_deployed(recommender, asked, config, seed, nodes.public, validated=validated)
+    result = Result(metrics, said.history, guarantee, asdict(recommender.communication), seconds)
+    tell_test(said.logged, result)
     folder.write_resampled(result, model=recommender.model(), resampled=resampled)
-
-
-def _behind(failures: int) -> str:
-    return f", {failures} failed" if failures else ""
 
 
 def _write_tables(directory: RunDirectory, config: ExperimentConfig) -> None:
@@ -272,9 +274,5 @@ def _write_tables(directory: RunDirectory, config: ExperimentConfig) -> None:
     results = {
         arm.name: {seed: directory.arm(arm.name, seed).read_resampled() for seed in config.seeds} for arm in config.arms
     }
-    jobs = [(arm, seed, result) for arm, of_arm in results.items() for seed, (result, _) in of_arm.items()]
-    metrics = [(arm, seed, *row) for arm, seed, result in jobs for row in result.metrics]
-    history = [(arm, seed, *row) for arm, seed, result in jobs for row in result.history]
-    write_csv(directory.path / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
-    write_csv(directory.path / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
+    write_rows(directory.path, results)
     write_json(directory.path / "summary.json", summarise_resampled(results, config))

@@ -26,9 +26,8 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "torch-geometric", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "flwr", "opacus")
 
 
-def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]:
-    """The manifest of a run that begins now."""
-    parts = _parts(data.split)
+def beginning(config: ExperimentConfig) -> dict[str, Any]:
+    """What is known of a run that begins now, wherever its data are."""
     return {
         "experiment": config.name,
         "finished": False,
@@ -38,7 +37,26 @@ def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]
         "versions": versions(),
         "git": git_revision(),
         "machine": machine(),
-        "config_sha256": sha256(config.to_toml().encode()).hexdigest(),
+        "config_sha256": digest_of(config.to_toml()),
+        "seeds": list(config.seeds),
+        "randomness": config.engine.randomness,
+    }
+
+
+def end(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that is finished now."""
+    return manifest | {"finished": True, "finished_at": now(), "peak_memory_mb": peak_memory_mb()}
+
+
+def digest_of(config_text: str) -> str:
+    """SHA-256 of a configuration as it is written."""
+    return sha256(config_text.encode()).hexdigest()
+
+
+def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]:
+    """The manifest of a run that begins now, on data that are here."""
+    parts = _parts(data.split)
+    return beginning(config) | {
         "data": {
             "source": data.source,
             "fingerprint": data.fingerprint,
@@ -54,8 +72,6 @@ def first_manifest(config: ExperimentConfig, data: LoadedData) -> dict[str, Any]
             "fingerprint": fingerprint(data.split),
             "attributes_fingerprint": attributes_fingerprint(data.split),
         },
-        "seeds": list(config.seeds),
-        "randomness": config.engine.randomness,
     }
 
 
@@ -65,7 +81,7 @@ def require_unchanged(manifest: dict[str, Any], folder: Path, config_text: str, 
     Raises:
         RunError: if the configuration or the data changed in between.
     """
-    if manifest["config_sha256"] != sha256(config_text.encode()).hexdigest():
+    if manifest["config_sha256"] != digest_of(config_text):
         raise RunError(f"{folder / 'config.toml'}: changed since the run began; undo that, or start a new run")
     for what, key, found in (
         ("data", "fingerprint", fingerprint(data.split)),

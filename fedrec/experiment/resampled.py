@@ -18,6 +18,7 @@ from torch import Tensor
 from fedrec.evaluation import BETWEEN_GROUPS, MIN_GROUP, OMITTED, holm, percentile_interval, seed_deviation
 from fedrec.experiment.config import ExperimentConfig
 from fedrec.experiment.store import Result
+from fedrec.experiment.summary import mean_communication, of_seeds
 
 Resampled = Mapping[int, tuple[Result, pd.DataFrame]]
 """By seed: what one arm came to, and its resampled means, as `fedrec.evaluation.resampled_means` names them."""
@@ -57,20 +58,13 @@ def _summary_of(results: Resampled, config: ExperimentConfig) -> dict[str, Any]:
     for name in overall[0]:
         per_seed = [rows[name] for rows in overall]
         mean = sum(per_seed) / len(per_seed)
-        interval = percentile_interval(mean, resampled[name]) if name in resampled else None
-        metrics[name] = {
-            "mean": mean,
-            "ci95": [interval.low, interval.high] if interval else None,
-            "seed_deviation": seed_deviation(torch.tensor(per_seed, dtype=torch.float64).unsqueeze(1)),
-            "per_seed": per_seed,
-        }
-    costs = [result.communication or {} for result, _ in results.values()]
+        metrics[name] = of_seeds(per_seed, percentile_interval(mean, resampled[name]) if name in resampled else None)
     return {
         "metrics": metrics,
         "groups": _groups(results, resampled, config.evaluation.metric),
         "guarantee": next(result for result, _ in results.values()).guarantee,
         "seconds": sum(result.seconds for result, _ in results.values()) / len(results),
-        "communication": {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]},
+        "communication": mean_communication([result for result, _ in results.values()]),
         "tuning": None,
     }
 

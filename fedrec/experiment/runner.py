@@ -137,9 +137,7 @@ def _finish(directory: RunDirectory, config: ExperimentConfig, split: Split, pro
                 fit_and_test(arm, seed, tuned, split, folder, told, logged)
     _attack(directory, tuned, split, replace(first, job=trials + fits), progress)
     write_tables(directory, tuned, {arm: of_arm.as_dict(config.evaluation.metric) for arm, of_arm in found.items()})
-    facts = directory.manifest
-    facts |= {"finished": True, "finished_at": manifest.now(), "peak_memory_mb": manifest.peak_memory_mb()}
-    write_json(directory.path / "manifest.json", facts)
+    write_json(directory.path / "manifest.json", manifest.end(directory.manifest))
 
 
 def _attack(directory: RunDirectory, config: ExperimentConfig, split: Split, last: Step, progress: Progress) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedrec.errors import RunError
 from fedrec.evaluation import (
     MIN_GROUP,
+    Interval,
     bootstrap_interval,
     bootstrap_intervals,
     compare,
@@ -50,20 +51,23 @@ def write_tables(run: RunDirectory, config: ExperimentConfig, tuning: Mapping[st
         tuning: how they were chosen, by arm; none for arms that were taken as they are.
     """
     results = {arm.name: {seed: run.arm(arm.name, seed).read() for seed in config.seeds} for arm in config.arms}
-    metrics, history = [], []
-    for arm, seed in itertools.product(results, config.seeds):
-        result, _ = results[arm][seed]
-        metrics += [(arm, seed, *row) for row in result.metrics]
-        history += [(arm, seed, *row) for row in result.history]
-    write_csv(run.path / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
-    write_csv(run.path / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
+    write_rows(run.path, results)
     summary = summarise(results, config)
     for arm, content in summary["arms"].items():
         content["tuning"] = tuning.get(arm)
         if arm in tuning and content["guarantee"] is not None:
-            content["guarantee"] = _with_what_tuning_looked_at(content["guarantee"], tuning[arm])
+            content["guarantee"] = with_note(content["guarantee"], "tuning", _looked_at(tuning[arm]))
     summary["attacks"] = _attacks(run, config)
     write_json(run.path / "summary.json", summary)
+
+
+def write_rows(folder: Path, results: Mapping[str, ArmResults]) -> None:
+    """Write metrics.csv and history.csv of arms that are all finished."""
+    jobs = [(arm, seed, result) for arm, of_arm in results.items() for seed, (result, _) in of_arm.items()]
+    metrics = [(arm, seed, *row) for arm, seed, result in jobs for row in result.metrics]
+    history = [(arm, seed, *row) for arm, seed, result in jobs for row in result.history]
+    write_csv(folder / "metrics.csv", ("arm", "seed", "split", "metric", "group", "value"), metrics)
+    write_csv(folder / "history.csv", ("arm", "seed", "round", "name", "value", "disclosure"), history)
 
 
 def _attacks(run: RunDirectory, config: ExperimentConfig) -> list[dict[str, Any]]:
@@ -82,13 +86,17 @@ def _attacks(run: RunDirectory, config: ExperimentConfig) -> list[dict[str, Any]
     return found
 
 
-def _with_what_tuning_looked_at(guarantee: Mapping[str, Any], tuning: Mapping[str, Any]) -> dict[str, Any]:
+def _looked_at(tuning: Mapping[str, Any]) -> str:
     """No epsilon without saying that it leaves out how the settings were chosen."""
-    said = (
+    return (
         f"Not paid for: the settings were chosen by {tuning['trials']} trials on the data of the same users, each a "
         "training and a look at held-out items; the promise is that of a run whose settings were known beforehand."
     )
-    notes = {**guarantee["notes"], "tuning": said}
+
+
+def with_note(guarantee: Mapping[str, Any], name: str, said: str) -> dict[str, Any]:
+    """A guarantee, as a summary has it, with one more note, which is also the last of its words."""
+    notes = {**guarantee["notes"], name: said}
     return {**guarantee, "notes": notes, "words": f"{guarantee['words']} {said}"}
 
 
@@ -125,19 +133,28 @@ def _summary_of(results: ArmResults, config: ExperimentConfig) -> dict[str, Any]
     metrics = {}
     for name in by_seed[config.seeds[0]]:
         per_seed = [by_seed[seed][name] for seed in config.seeds]
-        interval = intervals.get(name)
-        metrics[name] = {
-            "mean": sum(per_seed) / len(per_seed),
-            "ci95": [interval.low, interval.high] if interval else None,
-            "seed_deviation": seed_deviation(torch.tensor(per_seed, dtype=torch.float64).unsqueeze(1)),
-            "per_seed": per_seed,
-        }
+        metrics[name] = of_seeds(per_seed, intervals.get(name))
     return {
         "metrics": metrics,
         "groups": _groups(values[config.evaluation.metric], users, config),
         "guarantee": first.guarantee,
         "seconds": sum(result.seconds for result, _ in results.values()) / len(results),
-        "communication": _mean_communication([result for result, _ in results.values()]),
+        "communication": mean_communication([result for result, _ in results.values()]),
+    }
+
+
+def of_seeds(per_seed: Sequence[float], interval: Interval | None) -> dict[str, Any]:
+    """What a summary says of one metric of one arm.
+
+    Args:
+        per_seed: its values.
+        interval: over users, if it has one.
+    """
+    return {
+        "mean": sum(per_seed) / len(per_seed),
+        "ci95": [interval.low, interval.high] if interval else None,
+        "seed_deviation": seed_deviation(torch.tensor(per_seed, dtype=torch.float64).unsqueeze(1)),
+        "per_seed": list(per_seed),
     }
 
 
@@ -188,7 +205,7 @@ def _groups(values: Tensor, users: pd.DataFrame, config: ExperimentConfig) -> di
     return found
 
 
-def _mean_communication(results: Sequence[Result]) -> dict[str, float] | None:
+def mean_communication(results: Sequence[Result]) -> dict[str, float] | None:
     """Means over seeds: early stopping may end them at different rounds."""
     costs = [result.communication for result in results if result.communication is not None]
     return {name: sum(cost[name] for cost in costs) / len(costs) for name in costs[0]} if costs else None
