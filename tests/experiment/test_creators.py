@@ -126,7 +126,7 @@ def test_a_size_that_nobody_has_is_left_blank(
 
 def test_what_nobody_trained_on_has_no_lift(script: ModuleType) -> None:
     """a is large and b in the middle; c is small, and shown all the same."""
-    pairs = [(0, 0), (1, 0), (2, 1)], [], [(0, 1), (1, 2), (2, 0)]
+    pairs: tuple[list[tuple[int, int]], ...] = ([(0, 0), (1, 0), (2, 1)], [], [(0, 1), (1, 2), (2, 0)])
     test = script.Test.of(split_of(3, 3, *pairs, items={"author": ["a", "b", "c"]}), "author")
     found = test.estimates(torch.ones(3, 4, 3, dtype=torch.float64))
     lift = found["exposure-lift"]

@@ -121,9 +121,9 @@ def test_broken_noise_is_found(way: str, broken: Mechanism) -> None:
         assert_within_one_percent(noise[:, UNTOUCHED], variance)
 
 
-def diagonal_and_rest(mechanism: Mechanism) -> tuple[Tensor, Tensor]:
-    """A million entries of the diagonal of symmetric noise, and all others above it."""
-    side, repeats = 20, 50_000
+def diagonal_and_rest(mechanism: Mechanism, repeats: int) -> tuple[Tensor, Tensor]:
+    """Twenty entries a draw of the diagonal of symmetric noise, and all others above it."""
+    side = 20
     above = torch.triu_indices(side, side, 1)
     drawn = [
         mechanism.noise((side, side), SIGMA, CLIP, symmetric=True, source=source(seed), purpose="gram")
@@ -134,14 +134,13 @@ def diagonal_and_rest(mechanism: Mechanism) -> tuple[Tensor, Tensor]:
 
 
 def test_the_diagonal_of_symmetric_noise_and_what_is_off_it() -> None:
-    on, off = diagonal_and_rest(Gaussian())
+    on, off = diagonal_and_rest(Gaussian(), 50_000)
     assert_within_one_percent(on, (SIGMA * CLIP) ** 2)
     assert_within_one_percent(off, (SIGMA * CLIP) ** 2 / 2)
 
 
 def test_noise_that_is_mirrored_instead_of_symmetrised_is_found() -> None:
-    on, off = diagonal_and_rest(OneTriangle())
-    assert_within_one_percent(on, (SIGMA * CLIP) ** 2)
+    _, off = diagonal_and_rest(OneTriangle(), 6_000)  # a million entries off the diagonal
     with pytest.raises(AssertionError, match=r"2\.0\d+ of the stated variance|1\.99\d+ of the stated variance"):
         assert_within_one_percent(off, (SIGMA * CLIP) ** 2 / 2)
 

@@ -117,7 +117,7 @@ def test_negatives_drawn_around_the_held_out_item_are_caught(monkeypatch: pytest
         return recommender.score
 
     with pytest.raises(ModelError, match="held-out items reach the training"):
-        check_no_leak(fit)
+        check_no_leak(fit, users=50)
 
 
 def test_a_scorer_that_is_not_finite_raises() -> None:
