@@ -25,6 +25,7 @@ from fedrec.federated.private_engine import Journal, PrivateEngine, require_one_
 from fedrec.federated.private_sums import is_over_nodes
 from fedrec.federated.protection import protect, require_unit
 from fedrec.federated.queries import Evaluate
+from fedrec.federated.queries.evaluate import largest_norm
 from fedrec.federated.rounds import Rounds, Watched
 from fedrec.privacy import (
     Correlation,
@@ -236,7 +237,7 @@ class FederatedRecommender:
         looks = PlannedRelease(
             query=Evaluate.kind,
             draws=max(1, self.method.rounds // every),
-            clip=2**0.5,  # 1 for the count and at most 1 for the metric: nobody is cut
+            clip=largest_norm(metrics=1),  # nobody is cut
             first=every,
             every=every,
         )

@@ -83,7 +83,10 @@ def as_one_silo(devices: Devices, column: str) -> Devices:
     test = devices.held_out.get("test")
     codes = None if test is None else test.groups.get(column)
     if codes is None:
-        raise ConfigError(f"population.by = '{column}': no column that {FEDERATION} names and the node's users have")
+        raise ConfigError(
+            f"population.by = '{column}': no column that {FEDERATION} names and the node's users have; write it into "
+            "both"
+        )
     if bool((codes != codes[0]).any()):
         raise ConfigError(
             f"population.by = '{column}': the node's users differ in it, and a node is one silo; deal users to nodes "

@@ -157,7 +157,9 @@ def _prv(history: tuple[Draws, ...], delta: float) -> float:
         try:
             spent = float(accountant.get_epsilon(delta, eps_error=error))
         except (RuntimeError, ValueError) as reason:
-            raise PrivacyError(f"PRV cannot account for {history} at delta = {delta}: {reason}") from reason
+            raise PrivacyError(
+                f"PRV cannot account for {history} at delta = {delta} ({reason}); take a larger delta"
+            ) from reason
     if not math.isfinite(spent):
         raise PrivacyError(f"PRV finds epsilon = {spent} for {history} at delta = {delta}; take a larger delta")
     return max(0.0, spent)

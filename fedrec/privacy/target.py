@@ -113,7 +113,10 @@ class PrivacyConfig(Config):
                 "nobody; leave amplification out"
             )
         if self.continual is not None and self.trust in ("distributed", "local"):
-            raise ValueError(f"continual correlates the server's noise, and with trust '{self.trust}' it has none")
+            raise ValueError(
+                f"continual correlates the server's noise, and with trust '{self.trust}' it has none; leave continual "
+                "out, or set trust = 'central' or 'secagg'"
+            )
         return self
 
     @property

@@ -127,11 +127,6 @@ class Evaluate(Query):
         except (KeyError, ValueError, AttributeError, FedrecError) as error:
             raise DataError(f"query 'evaluate' does not fit its definition: {error}") from error
 
-    @property
-    def largest_norm(self) -> float:
-        """What no user's answer exceeds: 1 for the count and for each metric, once for all and once a grouping."""
-        return math.sqrt((1 + len(self.metrics)) * (1 + len(self.groups)))
-
     def initial(self, cohort: Cohort, draw: Streams) -> State:
         """That of the method's own memory."""
         memory = self.method.memory(self.state)
@@ -203,6 +198,16 @@ def method_of(settings: Mapping[str, Setting]) -> FederatedMethod:
         raise DataError(f"method '{kind}' is not known to this node; {did_you_mean(kind, METHODS)}")
     method_class = METHODS[kind]
     return method_class(build_config(method_class.config_class, json.loads(config), kind))
+
+
+def largest_norm(metrics: int, groupings: int = 0) -> float:
+    """What no user's answer exceeds: 1 for the count and for each metric, once for all and once a grouping.
+
+    Args:
+        metrics: how many are asked for.
+        groupings: of users, how many.
+    """
+    return math.sqrt((1 + metrics) * (1 + groupings))
 
 
 def without_held_out(cohort: Cohort) -> Cohort:
