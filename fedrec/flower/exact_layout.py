@@ -106,6 +106,11 @@ class ExactLayout:
         record[_EXACT] = ConfigRecord({"users": self.users})
 
 
+def is_exact(record: RecordDict) -> bool:
+    """Whether a message asks for a sum without a clip, as tests do."""
+    return _EXACT in record
+
+
 def exact_layout(record: RecordDict, query: Query, session: Session, own: int) -> ExactLayout | None:
     """The layout of a message that asks for a sum without a clip; None of another.
 
@@ -119,7 +124,7 @@ def exact_layout(record: RecordDict, query: Query, session: Session, own: int) -
         DataError: if it says of fewer users than the node has.
         ConfigError: if the query is not for such sums.
     """
-    if _EXACT not in record:
+    if not is_exact(record):
         return None
     users = part(record, _EXACT, ConfigRecord).get("users")
     if type(users) is not int or users < own:

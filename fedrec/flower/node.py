@@ -20,11 +20,11 @@ from flwr.app import ConfigRecord, RecordDict
 from fedrec.errors import ConfigError, DataError, FedrecError, PrivacyError
 from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, Totals
 from fedrec.flower import secure
-from fedrec.flower.exact_layout import exact_layout
+from fedrec.flower.exact_layout import exact_layout, is_exact
 from fedrec.flower.holdings import as_one_silo, digest_of
 from fedrec.flower.own_noise import OwnNoise, content_of, own_noise, source_of
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
-from fedrec.flower.remembered import after, agreed, begun, remembered, require_same, require_unopened
+from fedrec.flower.remembered import after, agreed, begun, remembered, require_same, require_tested, require_unopened
 from fedrec.flower.requests import (
     Greeting,
     Request,
@@ -205,6 +205,8 @@ class Node:
         if step == secure.MASK:
             answer, noised = self._masked(summand, record, request)
             kept = remembered(self._store, request)
+            if is_exact(record):
+                kept = replace(kept, tested=self._holding().digest)
         else:
             answer = _step(step, summand, record)
         if step == secure.UNMASK and noised:
@@ -247,7 +249,8 @@ class Node:
 
         Raises:
             DataError: if both are asked for.
-            PrivacyError: if it is for a release without noise of the node's users, and they may spend so much alone.
+            PrivacyError: if it is for a release without noise of the node's users, and they may spend so much alone;
+                or for a test over other data than an earlier one of the run.
         """
         exact = exact_layout(record, query, session, len(self._holding().devices))
         if exact is None:
@@ -259,6 +262,7 @@ class Node:
             return secure.layout_from_record(record, query)
         if request.clip:
             raise DataError(f"query '{query.kind}' with a clip, for a sum that is no release")
+        require_tested(remembered(self._store, request), self._holding().digest)
         return exact
 
     def sum(self, query: Query, request: Request) -> Totals:

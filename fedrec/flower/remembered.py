@@ -28,7 +28,7 @@ def remembered(store: Store, request: Request) -> Kept:
         kept = Kept(request.session)
     elif kept.session != request.session:
         left = tuple(name for name in kept.left if name != kept.session)
-        kept = Kept(request.session, secret=kept.secret, left=(*left, kept.session))
+        kept = Kept(request.session, secret=kept.secret, left=(*left, kept.session), tested=kept.tested)
     _require_current(kept, request)
     return kept
 
@@ -85,6 +85,23 @@ def require_same(kept: Kept, request: Request, content: str) -> None:
         raise PrivacyError(
             f"round {request.round}, phase {request.phase} was noised for another question before; other noise on its "
             "sum is a release that no ledger has: start a new run"
+        )
+
+
+def require_tested(kept: Kept, held: str) -> None:
+    """Refuse an exact sum over other data than those of the run's earlier tests.
+
+    Args:
+        kept: what is remembered.
+        held: what the node's users hold, as a digest.
+
+    Raises:
+        PrivacyError: if they held something else then.
+    """
+    if kept.tested not in ("", held):
+        raise PrivacyError(
+            "this node's data are not those of the run's earlier tests; sums of both tell by subtraction what changed: "
+            "put the earlier data back, then resume, or start a new run"
         )
 
 

@@ -50,6 +50,7 @@ class Kept:
         secret: of the run, from which the node draws what no seed is to tell; "" is not drawn yet.
         left: earlier sessions of the run, of which nothing else is remembered.
         paid: what was last charged to its users' account, and how much; "" is nothing.
+        tested: what its users held, as a digest, when the run's first test under masks was asked; "" is none yet.
     """
 
     session: str
@@ -62,6 +63,7 @@ class Kept:
     noised: tuple[Moment, str] = ((0, 0), "")
     left: tuple[str, ...] = ()
     paid: tuple[str, float] = ("", 0.0)
+    tested: str = ""
 
     @property
     def run(self) -> str:
@@ -111,6 +113,7 @@ def _pack(kept: Kept) -> tuple[dict[str, Tensor], str]:
     facts = {"session": kept.session, "attempt": kept.attempt, "latest": list(kept.latest)}
     facts |= {"secret": kept.secret, "summand": kept.summand, "opened": list(kept.opened)}
     facts |= {"noised": [list(kept.noised[0]), kept.noised[1]], "left": list(kept.left), "paid": list(kept.paid)}
+    facts |= {"tested": kept.tested}
     return packed, json.dumps({**facts, "states": states})
 
 
@@ -123,8 +126,11 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
     moments = (facts["latest"], facts["opened"], facts["noised"][0])
     latest, opened, noised = ((round, phase) for round, phase in moments)
     own = facts["secret"], facts["summand"], opened, (noised, facts["noised"][1])
-    later = tuple(facts.get("left", ())), tuple(facts.get("paid", ("", 0.0)))  # which earlier versions did not keep
-    return Kept(facts["session"], facts["attempt"], latest, states, *own, *later)
+    left, paid = (
+        tuple(facts.get("left", ())),
+        tuple(facts.get("paid", ("", 0.0))),
+    )  # which earlier versions did not keep
+    return Kept(facts["session"], facts["attempt"], latest, states, *own, left, paid, facts.get("tested", ""))
 
 
 class ContextStore:

@@ -195,6 +195,20 @@ def test_all_sums_of_a_run_are_over_the_same_nodes() -> None:
         masked(grid, panel=Panel((1, 2, 7))).sum(Census(60), round=4)
 
 
+def test_all_sums_of_a_run_are_over_the_same_data(tmp_path: Path) -> None:
+    """Or the difference would be told of a node whose users hold something else by now. Another run may begin."""
+    parts = dealt(DEVICES, 3)
+    other = replace(DEVICES, items=(DEVICES.items + 1) % 60)
+    first = masked(grid_of(DEVICES, parts, state=tmp_path), session="run.first.3").sum(Census(60), round=1)
+    again = masked(grid_of(DEVICES, parts, state=tmp_path), session="run.second.3").sum(Census(60), round=1)
+    assert torch.equal(first.sums["items"], again.sums["items"])
+    for session in ("run.second.3", "run.third.3"):
+        changed = masked(grid_of(other, parts, state=tmp_path), session=session)
+        with pytest.raises(PrivacyError, match=r"this node's data are not those of the run's earlier tests"):
+            changed.sum(Census(60), round=2)
+    masked(grid_of(other, parts, state=tmp_path), session="another.first.3").sum(Census(60), round=1)
+
+
 def test_what_a_query_did_not_say_is_refused_on_the_node_and_nothing_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a node's 30 users more than 30 thousandths have an item."""
     monkeypatch.setattr(Census, "bounds", property(lambda self: {"items": (1e-3,), "activity": (1.0,)}))
