@@ -66,6 +66,7 @@ def test_terminal_and_page_show_a_table_for_each_attack(finished: Path) -> None:
         "case",
         "ε claimed",
         "ε at least",
+        "ε at least, as Gaussian noise",
         "ε if Gaussian",
         "Right guesses",
     ]
