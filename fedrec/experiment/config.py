@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import pydantic
 import tomli_w
@@ -21,7 +21,7 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation import EvaluationConfig
 from fedrec.experiment.arms import ArmConfig, Name, each_epsilon
 from fedrec.experiment.attacks import AttackConfig
-from fedrec.experiment.search import Search, TuneConfig
+from fedrec.experiment.search import Search, Seed, TuneConfig
 from fedrec.experiment.tracking import TrackingConfig
 from fedrec.federated import EngineConfig
 from fedrec.spaces import Value
@@ -43,7 +43,7 @@ class ExperimentConfig(Config):
     """
 
     name: Name
-    seeds: tuple[Annotated[int, pydantic.Field(ge=0, lt=2**63)], ...]  # they are written as 64-bit integers
+    seeds: tuple[Seed, ...]
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     arms: tuple[ArmConfig, ...]

@@ -14,6 +14,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedrec.flower.client import Values
 from fedrec.flower.internals import number_message, stand_in_for_a_task
 
 Look = Callable[[Message], None]
@@ -39,9 +40,9 @@ class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed
     def __init__(
         self,
         app: ClientApp,
-        configs: Mapping[int, Mapping[str, bool | float | int | str]],
+        configs: Mapping[int, Values],
         *,
-        run_config: Mapping[str, bool | float | int | str] | None = None,
+        run_config: Values | None = None,
         look: Look = _ignore,
     ) -> None:
         stand_in_for_a_task()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-Serve = Callable[[Grid, Mapping[str, bool | float | int | str]], None]
+from fedrec.flower.client import Values
+
+Serve = Callable[[Grid, Values], None]
 """(the grid, the run's configuration) -> what the run does."""
 
 
