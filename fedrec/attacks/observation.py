@@ -172,20 +172,24 @@ class _Watching(OverEngine):
 
     def _collect(self, place: tuple[str, int], query: Query, round: int, phase: int) -> None:
         _, found = self.seen.setdefault(place, (query, {}))
-        n_items = self.local.devices.n_items
+        n_items, expected = self.local.devices.n_items, self.local.taking_part(round)
         for answer in self.local.answers(query, round=round, phase=phase, clip=self.clips.get(query.kind)):
             for name, part in answer.contributions.items():
                 if query.tables[name][0] == n_items:
                     dense = _dense(part, n_items, query.tables[name][1])
+                    _require_room(query, max(expected, len(found)), dense)
                     found[answer.user] = found[answer.user] + dense if answer.user in found else dense
                     break  # the first table of items is the one that is looked at
-        if found:
-            needed = len(found) * next(iter(found.values())).numel() * 4
-            if needed > _MOST_BYTES:
-                raise DataError(
-                    f"single answers of {len(found)} users to '{query.kind}' take {needed / 2**30:.1f} GiB; lower "
-                    "the arm's participation.rate or its width"
-                )
+
+
+def _require_room(query: Query, users: int, answer: Tensor) -> None:
+    """Refuse, with a DataError, what would not fit into memory once all have answered."""
+    needed = users * answer.numel() * answer.element_size()
+    if needed > _MOST_BYTES:
+        raise DataError(
+            f"single answers of {users} users to '{query.kind}' take {needed / 2**30:.1f} GiB; lower the arm's "
+            "participation.rate or its width"
+        )
 
 
 def _dense(part: Contribution, n_items: int, width: int) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedrec.attacks import History, HistoryConfig, Poisoning, PoisoningConfig, case_of, observe
-from fedrec.errors import ConfigError
-from fedrec.federated import Ask, Devices, LocalEngine, PopulationConfig
+from fedrec.attacks import History, HistoryConfig, Poisoning, PoisoningConfig, case_of, observation, observe
+from fedrec.errors import ConfigError, DataError
+from fedrec.federated import Ask, Contribution, Devices, LocalEngine, PopulationConfig
 from fedrec.privacy import Clip, PrivacyConfig
 from tests.attacks.planted import interactions, target
 
@@ -107,3 +107,21 @@ def test_noise_of_a_budget_that_grows_is_that_of_each_round() -> None:
     )
     assert first.deviation == pytest.approx(0.02)
     assert both.deviation == pytest.approx(0.01 * (4 + 1) ** 0.5)  # four times the budget is half the noise
+
+
+def test_more_than_memory_holds_is_refused_at_the_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = 30 * 40 * 4 * 4  # users, items, width, bytes
+    monkeypatch.setattr(observation, "_MOST_BYTES", needed)
+    assert observe(target("ego-lightgcn", EGO, TRAIN))[0].answers.numel() * 4 == needed
+    made: list[int] = []
+    dense = observation._dense
+
+    def counted(part: Contribution, n_items: int, width: int) -> torch.Tensor:
+        made.append(1)
+        return dense(part, n_items, width)
+
+    monkeypatch.setattr(observation, "_dense", counted)
+    monkeypatch.setattr(observation, "_MOST_BYTES", needed - 1)
+    with pytest.raises(DataError, match=r"single answers of 30 users to 'local-training' take .* lower the arm's"):
+        observe(target("ego-lightgcn", EGO, TRAIN))
+    assert len(made) == 1
