@@ -22,6 +22,7 @@ from fedrec.federated.participation import ParticipationConfig
 from fedrec.federated.protection import protect
 from fedrec.federated.queries import Census, Count
 from fedrec.flower.masked_engine import MaskedEngine
+from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.requests import refused
 from fedrec.flower.spent import Account
 from fedrec.flower.stores import FolderStore
@@ -183,6 +184,9 @@ def test_bits_and_tables_cost_what_the_release_does(devices: Devices, tmp_path: 
     over = private(nodes(devices, tmp_path, 20.0), schedule=schedule, adaptive=adaptive)
     count(over, 1)
     assert spent(tmp_path)[:, 0].tolist() == pytest.approx([SIGMA**-2] * 10)
+    for clip in (Clip(1.2), Clip.by_table({"items": 0.3, "network": 0.4, "bias": 2.0})):
+        parts = clip.parts(("items", "network", "bias"), SIGMA)
+        assert OwnNoise(parts, "", True).cost == pytest.approx(SIGMA**-2)
 
 
 def test_all_users_of_a_silo_pay(devices: Devices, tmp_path: Path) -> None:
