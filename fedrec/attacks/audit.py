@@ -156,10 +156,10 @@ class Audit:
         A device that adds all of its noise and answers once sends something that no other's coin has any part in.
         """
         together = _TOGETHER if _answers_once_with_noise(target) else 1
-        known = replace(self._planting(defect, 1), known=_KNOWN)
+        one = replace(self._planting(defect, 1), known=_known(target))
         return Scores.together(
             [
-                play(target, replace(known, canaries=min(together, runs - first), run=first))
+                play(target, replace(one, canaries=min(together, runs - first), run=first))
                 for first in range(0, runs, together)
             ]
         )
@@ -168,6 +168,13 @@ class Audit:
         config = self.config
         times = config.times if defect == "unmerged" else 1
         return Planting(canaries, config.items, config.members, defect, times)
+
+
+def _known(target: Target) -> int | None:
+    """How many known users many runs have; None is all, where a sample of few is too few for a sum under masks."""
+    privacy, participation = target.recommender.privacy, target.recommender.participation
+    masked = privacy is not None and privacy.trust in ("secagg", "distributed")
+    return None if masked and participation.rate < 1 else _KNOWN
 
 
 def _promises_gaussian(schedule: Schedule, privacy: PrivacyConfig) -> bool:

@@ -107,6 +107,17 @@ def test_of_many_runs_each_draws_a_sample_of_its_own() -> None:
     assert float(drawn[scores.included].double().mean()) == pytest.approx(0.25, abs=0.2)
 
 
+@pytest.mark.parametrize("trust", ["secagg", "distributed"])
+def test_many_runs_of_masked_sums_of_a_sample_have_users_enough(trust: str) -> None:
+    # Of ten users and a canary less than two take part in every fifth round, and no sum is opened for them.
+    privacy = PrivacyConfig.model_validate(
+        {"noise_multiplier": SIGMA, "delta": DELTA, "trust": trust, "executed": False}
+    )
+    found = Audit(AuditConfig(runs=40, items=4)).audit(target("popularity", {"clip": 1.0}, TRAIN, privacy, rate=0.25))
+    assert found.canaries == 40
+    assert found.holds
+
+
 def test_amplification_holds_over_many_runs() -> None:
     # N(0, 1) or N(2, 1), of a canary that one in five runs draws: ε = .32 at δ = .1. Were the arm's own sample that of
     # all runs, a canary that is in it would show 1.0 or more.

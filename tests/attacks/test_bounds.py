@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from fedrec.attacks import bounds as of_bounds
 from fedrec.attacks.bounds import (
@@ -242,6 +242,45 @@ def test_bounds_hold_whatever_is_chosen_among(
         bound = best_one_run_bound if kind == "one run" else many_runs_bound
         wrong += bound([torch.zeros(101), *statistics], torch.from_numpy(included), delta) > epsilon
     assert wrong <= stats.binom.ppf(0.999, repeats, 0.05)  # 41 of 500, 13 of 100
+
+
+@pytest.mark.parametrize(("mu", "kind"), [(0.5, "one run"), (2.0, "one run"), (0.5, "many runs"), (2.0, "many runs")])
+def test_bounds_on_mu_hold_whatever_is_chosen_among(mu: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one_run_mu_bound", "rates_mu_bound"):
+        monkeypatch.setattr(of_bounds, name, cache(getattr(of_bounds, name)))
+    numbers, release, wrong, repeats = np.random.default_rng(2), gaussians(mu), 0, 300 if kind == "one run" else 100
+    bound = best_one_run_mu_bound if kind == "one run" else many_runs_mu_bound
+    for _ in range(repeats):
+        included = numbers.random(101) < 0.5
+        statistics = [torch.from_numpy(statistic) for statistic in release(included, numbers)]
+        wrong += bound([torch.zeros(101), *statistics], torch.from_numpy(included)) > mu
+    assert wrong <= stats.binom.ppf(0.999, repeats, 0.05)
+
+
+@pytest.mark.parametrize(("canaries", "guesses", "right", "mu"), [(10, 10, 9, 0.5), (10, 6, 6, 1.0), (20, 10, 9, 0.3)])
+def test_the_mass_is_one_at_the_largest_tail_that_all_inequalities_leave(
+    canaries: int, guesses: int, right: int, mu: float
+) -> None:
+    # Maximise P[W ≥ v] over all distributions of W, G being the upper envelope of its tangents: a linear programme.
+    normal, number = stats.norm, np.arange(guesses + 1)
+    at = np.concatenate([np.geomspace(1e-14, 0.01, 60), np.linspace(0.01, 0.999, 150)]) * guesses / canaries
+    value, slope = normal.cdf(normal.ppf(at) - mu), normal.pdf(normal.ppf(at) - mu) / normal.pdf(normal.ppf(at))
+    rows, limits = [], []
+    for j in range(1, guesses + 1):
+        told = np.where(number >= j, number / canaries, 0.0)
+        turned = np.where(number >= j - 1, (guesses - number) / canaries, 0.0)
+        rows.append(slope[:, None] * told - turned)
+        limits.append(slope * at - value)
+    found = optimize.linprog(
+        -(number >= right).astype(float),
+        A_ub=np.concatenate(rows),
+        b_ub=np.concatenate(limits),
+        A_eq=np.ones((1, guesses + 1)),
+        b_eq=[1.0],
+    )
+    assert found.fun is not None
+    # Tangents lie below G, so that they leave a little more.
+    assert 1.0 <= one_run_mass(canaries, guesses, right, -found.fun, mu) <= 1.001
 
 
 def test_the_runs_that_choose_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
