@@ -214,7 +214,7 @@ class FolderStore:
         return alone(self._lock(run))
 
     def _lock(self, run: str) -> Path:
-        return self._folder / f"{run}.lock"
+        return self._folder / f"{run}.state.lock"  # no run's name makes it another file of the folder
 
     def _path(self, run: str) -> Path:
         return self._folder / f"{run}{_ENDING}"

@@ -240,6 +240,45 @@ def test_a_run_that_states_what_is_granted_goes_to_its_end_and_another_does_not_
         federation.deployed("another")
 
 
+class _DiesReading(InProcessGrid):
+    """A grid whose server is killed once nodes have answered some of its messages."""
+
+    left = 10**9
+
+    def pull_messages(self, message_ids: Any) -> Any:
+        found = list(super().pull_messages(message_ids))
+        self.left -= len(found)
+        if self.left <= 0:
+            raise KeyboardInterrupt
+        return found
+
+
+@pytest.mark.parametrize(("trust", "replies"), [("local", 9), ("distributed", 30)])
+def test_a_run_that_is_resumed_within_a_round_costs_no_more_than_is_granted(
+    tmp_path: Path, trust: str, replies: int
+) -> None:
+    """Killed when three nodes have noised the second round's sum, for which they are asked again.
+
+    They have answered the greeting and two rounds; of a sum under masks the draw and four steps, the last of them once.
+    """
+    federation = Federation(tmp_path)
+    for context in federation.grid._contexts.values():
+        context.node_config.update({"epsilon": 8.0, "delta": 1e-3})
+    arm = {**MASKED, "privacy": {"epsilon": 8.0, "delta": 1e-3, "trust": trust}}
+    engine = {**federation.document["engine"], "randomness": "os"}
+    federation.config = ExperimentConfig.read({**federation.document, "arms": [arm], "engine": engine})
+    federation.grid.__class__ = _DiesReading
+    federation.grid.left = replies
+    with pytest.raises(KeyboardInterrupt):
+        federation.deployed()
+    last = federation.messages[-1].content["answer"]
+    assert (last["round"], last["kind"]) == (2, "local-training" if trust == "local" else "secure-mask")
+    federation.grid.left = 10**9
+    history = pd.read_csv(federation.deployed() / "history.csv")
+    assert sorted(history[history["name"] == "nodes"]["round"]) == [1, 2, 3]
+    assert history[history["name"] == "failures"]["value"].sum() == 0
+
+
 def test_what_says_whom_earlier_tests_are_over_must_be_read(tmp_path: Path) -> None:
     (tmp_path / "panel.json").write_text("[1, 2]")
     with pytest.raises(RunError, match=r"panel\.json: cannot be read"):

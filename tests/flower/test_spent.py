@@ -94,7 +94,7 @@ def test_an_experiment_runs_where_as_much_is_granted_as_it_states_and_not_a_sum_
         assert not spent(tmp_path, node)[:, 1 - column].any()
     of = {"local": epsilon_of_gaussian, "distributed": epsilon_of_renyi}[trust]
     would = of((ROUNDS + 1) / SIGMA**2, 1e-3)
-    for session in ("run.arm.1", "another.arm.0"):
+    for session in ("run.arm.1", "another.arm.0", "spent.arm.0"):
         said = f"the operator grants epsilon = {price(trust):.4g}, and with this sum it would be {would:.4g} at"
         with pytest.raises((RunError, PrivacyError), match=said):
             count(private(grid, trust, session), 1)
