@@ -8,6 +8,8 @@ apart. Answers to other queries have rows at the user's own items alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -114,20 +116,36 @@ class History:
         config = self.config
         kinds = () if config.query is None else ((config.query, 0),)
         (seen,) = observe(target, *kinds, rounds=config.rounds, after=config.after)
-        return [finding for size in config.sums for finding in self._attack(seen, size, target)]
+        found = []
+        for size in config.sums:
+            generator = target.streams.generator(f"attack/history/{size}")
+            guess = partial(history_scores, seen.query.kind, size=size)
+            found += histories_read(seen, size, config.trials, guess, generator)
+        return found
 
-    def _attack(self, seen: Observed, size: int, target: Target) -> list[Finding]:
-        generator = target.streams.generator(f"attack/history/{size}")
-        inside: list[tuple[float, float]] = []
-        outside: list[tuple[float, float]] = []
-        for members, stranger in seen.groups(size, self.config.trials, generator):
-            scores = history_scores(seen.query.kind, seen.sum_of(members, generator), size)
-            for found, user in ((inside, int(members[0])), (outside, stranger)):
-                own = seen.own[user]
-                if own.any() and not own.all():
-                    found.append((area_under_curve(scores, own), share_read(scores, own)))
-        of_members, of_strangers = (torch.tensor(found, dtype=torch.float64) for found in (inside, outside))
-        return [
-            Finding.mean(case_of(size), measure, of_members[:, column], float(of_strangers[:, column].mean()))
-            for column, measure in enumerate(("auc", "history-read"))
-        ]
+
+def histories_read(
+    seen: Observed, size: int, trials: int, guess: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> list[Finding]:
+    """How well guesses tell the items of users in a sum; chance is what the same guesses say of users who are not.
+
+    Args:
+        seen: the answers.
+        size: of the sums.
+        trials: number of sums.
+        guess: what was seen of a sum, [n_items, width] -> [n_items] how much each item looks like an own one.
+        generator: draws sums and noise.
+    """
+    inside: list[tuple[float, float]] = []
+    outside: list[tuple[float, float]] = []
+    for members, stranger in seen.groups(size, trials, generator):
+        scores = guess(seen.sum_of(members, generator))
+        for found, user in ((inside, int(members[0])), (outside, stranger)):
+            own = seen.own[user]
+            if own.any() and not own.all():
+                found.append((area_under_curve(scores, own), share_read(scores, own)))
+    of_members, of_strangers = (torch.tensor(found, dtype=torch.float64) for found in (inside, outside))
+    return [
+        Finding.mean(case_of(size), measure, of_members[:, column], float(of_strangers[:, column].mean()))
+        for column, measure in enumerate(("auc", "history-read"))
+    ]

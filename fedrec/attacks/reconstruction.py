@@ -11,6 +11,7 @@ it makes as parallel as it can to what it saw, by gradient descent on x, p and n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,8 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedrec.attacks.attack import ATTACKS, Finding, Target
-from fedrec.attacks.history import area_under_curve, share_read
-from fedrec.attacks.observation import case_of, check_watchable, observe
+from fedrec.attacks.history import histories_read
+from fedrec.attacks.observation import check_watchable, observe
 from fedrec.components import Config
 from fedrec.errors import ConfigError
 from fedrec.federated.queries import LocalTraining
@@ -63,25 +64,14 @@ class Reconstruction:
 
     def run(self, target: Target) -> list[Finding]:
         """AUC and share read, as `History` has them."""
-        config, findings = self.config, []
+        config = self.config
+        findings: list[Finding] = []
         (seen,) = observe(target, (LocalTraining.kind, 0), after=config.after)
         assert isinstance(seen.query, LocalTraining)
+        guess = partial(reconstruct, query=seen.query, steps=config.steps, rate=config.rate)
         for size in config.sums:
             generator = target.streams.generator(f"attack/reconstruction/{size}")
-            inside: list[tuple[float, float]] = []
-            outside: list[tuple[float, float]] = []
-            for members, stranger in seen.groups(size, config.trials, generator):
-                change = seen.sum_of(members, generator)
-                scores = reconstruct(change, seen.query, config.steps, config.rate)
-                for found, user in ((inside, int(members[0])), (outside, stranger)):
-                    own = seen.own[user]
-                    if own.any() and not own.all():
-                        found.append((area_under_curve(scores, own), share_read(scores, own)))
-            of_members, of_strangers = (torch.tensor(found, dtype=torch.float64) for found in (inside, outside))
-            findings += [
-                Finding.mean(case_of(size), measure, of_members[:, column], float(of_strangers[:, column].mean()))
-                for column, measure in enumerate(("auc", "history-read"))
-            ]
+            findings += histories_read(seen, size, config.trials, guess, generator)
         return findings
 
 
