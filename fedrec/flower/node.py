@@ -248,7 +248,7 @@ class Node:
         """How the sum becomes words: by its clip, or by the query's own bounds.
 
         Raises:
-            DataError: if both are asked for.
+            DataError: if both are asked for, or neither.
             PrivacyError: if it is for a release without noise of the node's users, and they may spend so much alone;
                 or for a test over other data than an earlier one of the run.
         """
@@ -259,6 +259,8 @@ class Node:
                     "this node's operator grants an epsilon, and this sum has no noise but the server's; set "
                     "privacy.trust = 'distributed' or 'local' in every arm"
                 )
+            if not request.clip:
+                raise DataError(f"query '{query.kind}' without a clip, for a sum that a server is to noise")
             return secure.layout_from_record(record, query)
         if request.clip:
             raise DataError(f"query '{query.kind}' with a clip, for a sum that is no release")

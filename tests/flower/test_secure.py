@@ -114,6 +114,15 @@ def test_keys_that_agree_on_nothing_stop_nobody_else(devices: Devices) -> None:
     assert totals.failed == {"advertise: a public key that no secret can be agreed on by": 1}
 
 
+def test_what_a_server_is_to_noise_is_clipped(devices: Devices) -> None:
+    """Or one user might move the sum by any amount, whatever the noise."""
+    engine = engine_on(grid(devices, 3), timeout=60.0)
+    sums = MaskedNodes(engine, NoNoise(), SeededNoise(Streams(3)), 0.9)
+    asked = Asked(Count(25), 1, 0, None, (Part(("count",), 1.0, 1.0),))  # type: ignore[arg-type]
+    with pytest.raises(PrivacyError, match="query 'count' without a clip, for a sum that a server is to noise"):
+        sums.sum(engine, asked)
+
+
 def test_too_few_answers_open_nothing(devices: Devices) -> None:
     nodes = grid(devices, 3)
     nodes.change = lambda reply: None if "words" in reply.content else reply
