@@ -204,9 +204,9 @@ class Deployment:
             raise RunError(f"{len(online)} of {number} SuperNodes are online; see the logs in {self.folder}")
 
     def online(self) -> list[str]:
-        """The ids of nodes that the SuperLink hears of."""
+        """The ids of nodes that the SuperLink hears of, in order."""
         said = json.loads(self.flwr("supernode", "list", "deployment", "--format", "json"))
-        return [node["node-id"] for node in said["nodes"] if node["status"] == "online"]
+        return sorted(node["node-id"] for node in said["nodes"] if node["status"] == "online")
 
     def flwr(self, *arguments: str) -> str:
         """What a command of Flower's says on standard output.
