@@ -34,6 +34,15 @@ def compiled_reordered(function: F) -> F:
     return njit(nogil=True, cache=True, fastmath=_REORDER)(function)  # type: ignore[no-any-return]
 
 
+def inlined_reordered(function: F) -> F:
+    """A function that compiled ones call, as a part of each of them, whose sums may be taken in another order.
+
+    The process that compiles a caller would otherwise run a copy of the function that is not the one on disk, and whose
+    order is another one: a first run would be rounded otherwise than all that follow it.
+    """
+    return njit(nogil=True, cache=True, fastmath=_REORDER, forceinline=True)(function)  # type: ignore[no-any-return]
+
+
 def _generate_lowest_bit(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
     return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 

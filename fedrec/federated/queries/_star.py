@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedrec.federated._compiled import compiled, compiled_reordered, lowest_bit
+from fedrec.federated._compiled import compiled, inlined_reordered, lowest_bit
 
 Floats = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -126,7 +126,7 @@ def draw_rows(
     return row
 
 
-@compiled_reordered
+@inlined_reordered
 def _gather(items: Floats, index: Integers, change: Floats, first: bool, table: Floats) -> None:
     """The user's copy of the item table: before the first step its rows are the items', later they have changed."""
     for row in range(len(index)):
@@ -139,7 +139,7 @@ def _gather(items: Floats, index: Integers, change: Floats, first: bool, table: 
                 table[row, c] = items[item, c] + change[row, c]
 
 
-@compiled_reordered
+@inlined_reordered
 def _sum(table: Floats, rows: Integers, total: Floats) -> None:
     """total = Σ_r table[r]"""
     total[:] = 0
@@ -148,7 +148,7 @@ def _sum(table: Floats, rows: Integers, total: Floats) -> None:
             total[c] += table[row, c]
 
 
-@compiled_reordered
+@inlined_reordered
 def _multiply(table: Floats, vector: Floats, product: Floats) -> None:
     """product = table · vector"""
     for row in range(len(table)):
@@ -158,7 +158,7 @@ def _multiply(table: Floats, vector: Floats, product: Floats) -> None:
         product[row] = total
 
 
-@compiled_reordered
+@inlined_reordered
 def _combine(table: Floats, weights: Floats, total: Floats) -> None:
     """total = tableᵀ · weights"""
     total[:] = 0
@@ -168,7 +168,7 @@ def _combine(table: Floats, weights: Floats, total: Floats) -> None:
             total[c] += weight * table[row, c]
 
 
-@compiled_reordered
+@inlined_reordered
 def _step(change: Floats, slopes: Floats, vector: Floats, rate: Any, first: bool) -> None:
     """change −= rate · slopes ⊗ vector, from zero at first."""
     for row in range(len(change)):
@@ -181,7 +181,7 @@ def _step(change: Floats, slopes: Floats, vector: Floats, rate: Any, first: bool
                 change[row, c] += factor * vector[c]
 
 
-@compiled_reordered
+@inlined_reordered
 def _move(change: Floats, rows: Integers, vector: Floats, rate: Any) -> None:
     """change[r] −= rate · vector, for each of some rows."""
     for row in rows:
@@ -189,13 +189,13 @@ def _move(change: Floats, rows: Integers, vector: Floats, rate: Any) -> None:
             change[row, c] -= rate * vector[c]
 
 
-@compiled_reordered
+@inlined_reordered
 def _sigmoid(x: Any) -> Any:
     one = type(x)(1)
     return one / (one + math.exp(-x))
 
 
-@compiled_reordered
+@inlined_reordered
 def _slope_bce(scores: Floats, own: Integers, sampled: Integers, slopes: Floats) -> None:
     """∂loss/∂score of every local row, as `LocalTraining._slope` has it. Overwrites scores."""
     one = scores.dtype.type(1)
@@ -208,7 +208,7 @@ def _slope_bce(scores: Floats, own: Integers, sampled: Integers, slopes: Floats)
         slopes[other] += scores[other]
 
 
-@compiled_reordered
+@inlined_reordered
 def _slope_bpr(scores: Floats, own: Integers, sampled: Integers, slopes: Floats) -> None:
     """The same of BPR."""
     count = len(sampled) // len(own)
