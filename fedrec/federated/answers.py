@@ -19,6 +19,7 @@ from fedrec.federated.query import Query
 
 MISFIT = "a shape or type that does not fit"
 NOT_FINITE = "a value that is not finite"
+FAILED = "no answer could be computed"
 
 
 class CannotTellApart(DataError):  # noqa: N818 (it says what is the matter, and that need not be a mistake)

@@ -7,6 +7,7 @@ Chunks are folded in order, so that no sum depends on which of them is done firs
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from fedrec.components import Config
 from fedrec.errors import ConfigError
-from fedrec.federated.answers import Answer, CannotTellApart, Examined, examine, refuse_all, told_apart
-from fedrec.federated.cohort import Cohort, Devices, State
+from fedrec.federated.answers import FAILED, Answer, CannotTellApart, Examined, examine, refuse_all, told_apart
+from fedrec.federated.cohort import NO_STATE, Cohort, Devices, State
+from fedrec.federated.contribution import Contribution
 from fedrec.federated.cores import in_order
 from fedrec.federated.costs import Broadcasts
 from fedrec.federated.late import Late, Pending
@@ -28,6 +30,8 @@ from fedrec.federated.participation import Participants, ParticipationConfig, pa
 from fedrec.federated.query import Query
 from fedrec.privacy import Clip, Randomness, scales_by_table
 from fedrec.streams import Streams
+
+_log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 8 << 20  # measured: with 1 MiB of second-level cache a core, 1 MiB takes a third longer and 16 no less
 
@@ -191,6 +195,9 @@ class LocalEngine:
             one that nobody who sees a release can know.
         chunk_bytes: working memory of one chunk of users.
         threads: chunks that are answered at a time; None is as many as torch may use (`torch.get_num_threads`).
+        refuses_failures: whether a client whose answer cannot be computed is refused like one whose answer breaks the
+            contract, and the failure is logged here. It may depend on what the client holds, and whoever asks would see
+            it if it were raised.
     """
 
     def __init__(
@@ -202,6 +209,7 @@ class LocalEngine:
         sample: Streams | None = None,
         chunk_bytes: int = CHUNK_BYTES,
         threads: int | None = None,
+        refuses_failures: bool = False,
     ) -> None:
         self.devices = devices
         self.streams = streams
@@ -213,6 +221,7 @@ class LocalEngine:
         self._sample = streams if sample is None or self.participation.sampling == "cyclic" else sample
         self._chunk_bytes = chunk_bytes
         self._threads = threads
+        self._refuses_failures = refuses_failures
         self._drawn: tuple[int, Participants] | None = None
 
     @property
@@ -354,9 +363,9 @@ class LocalEngine:
         Where one client's fault keeps the answers from being told apart, each client is asked by itself.
         """
         cohort = self.devices.cohort(users, query.held_out)
-        state = self._remember(users, cohort, query)
-        contributions, state = query.contribute(cohort, state, self.streams.at(round))
+        state = NO_STATE
         try:
+            contributions, state = self._contributed(users, cohort, query, round)
             found = examine(query, cohort, contributions)
         except CannotTellApart as fault:
             if cohort.n_clients > 1:
@@ -365,6 +374,22 @@ class LocalEngine:
                 return
             found = refuse_all(cohort, str(fault))
         yield users, found, state if len(found.users) == len(users) else state.take(found.users)
+
+    def _contributed(
+        self, users: Tensor, cohort: Cohort, query: Query, round: int
+    ) -> tuple[Mapping[str, Contribution], State]:
+        """What users answer, and their new state.
+
+        Raises:
+            CannotTellApart: if that fails, and failures are to be refused.
+        """
+        try:
+            return query.contribute(cohort, self._remember(users, cohort, query), self.streams.at(round))
+        except Exception as failure:
+            if not self._refuses_failures:
+                raise
+            _log.warning("query '%s', round %d: an answer cannot be computed", query.kind, round, exc_info=True)
+            raise CannotTellApart(FAILED) from failure
 
     def _remember(self, users: Tensor, cohort: Cohort, query: Query) -> State:
         return self.memory.read(users, query.private, lambda: query.initial(cohort, self.streams.at(0)))

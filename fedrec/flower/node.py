@@ -22,7 +22,7 @@ from fedrec.federated import Devices, LocalEngine, ParticipationConfig, Query, T
 from fedrec.flower import secure
 from fedrec.flower.exact_layout import exact_layout, is_exact
 from fedrec.flower.holdings import as_one_silo, digest_of
-from fedrec.flower.own_noise import OwnNoise, content_of, own_noise, source_of
+from fedrec.flower.own_noise import OwnNoise, content_of, own_noise, source_of, with_state
 from fedrec.flower.records import LARGEST, query_from_record, size, totals_to_record
 from fedrec.flower.remembered import after, agreed, begun, remembered, require_same, require_tested, require_unopened
 from fedrec.flower.requests import (
@@ -129,8 +129,7 @@ class Node:
         """Say what it holds, or why it does not."""
         try:
             require_greeting(record)
-            if self._account is not None:
-                check_delta(self._account.grant.delta, len(self._holding().devices))
+            self._require_sound_grant()
             return greeting_to_record(self._holding().greeting())
         except FedrecError as error:
             return refusal(str(error))
@@ -155,7 +154,7 @@ class Node:
             totals = self.sum(query, request)
         else:
             own = content_of(record, request, self._holding().digest) if request.randomness == "os" else ""
-            totals = self._over(query, request, partial(_noised, noise, request, own), noise, own)
+            totals = self._over(query, request, partial(_noised, noise, request), noise, own)
         return head(totals_to_record(totals), query.kind, request)
 
     def _told(self, record: RecordDict, answer: Callable[[RecordDict, Request], RecordDict]) -> RecordDict:
@@ -179,7 +178,13 @@ class Node:
                 "this node's operator grants an epsilon, and noise that a seed tells keeps none; set "
                 "engine.randomness = 'os'"
             )
+        self._require_sound_grant()
         return request
+
+    def _require_sound_grant(self) -> None:
+        """Refuse, with a PrivacyError, a grant whose δ would let one of its users be published outright."""
+        if self._account is not None:
+            check_delta(self._account.grant.delta, len(self._holding().devices))
 
     def _require_plain(self) -> None:
         """Refuse, with a PrivacyError, a plain sum where the operator lets none go."""
@@ -275,7 +280,7 @@ class Node:
             DataError: if the query's tables are too large to make room for.
         """
 
-        def summed(engine: LocalEngine, query: Query, _: str) -> Totals:
+        def summed(engine: LocalEngine, query: Query, *_: str) -> Totals:
             return engine.sum(query, round=request.round, phase=request.phase, clip=request.bound)
 
         return self._over(query, request, summed)
@@ -284,7 +289,7 @@ class Node:
         self,
         query: Query,
         request: Request,
-        answer: Callable[[LocalEngine, Query, str], T],
+        answer: Callable[[LocalEngine, Query, str, str], T],
         noise: OwnNoise | None = None,
         content: str = "",
     ) -> T:
@@ -292,21 +297,22 @@ class Node:
 
         Args:
             query, request: what is asked.
-            answer: from engine, query and secret.
+            answer: from engine, query, secret and what noise by the secret is for.
             noise: of its users that is in the answer.
-            content: what noise by the secret is for; "" where there is none.
+            content: what noise by the secret is for, but for the users' private state; "" where there is none.
         """
         _require_room(query, request, _ROOM * self._largest)
-        kept, engine = self._engine(request)
+        kept, engine = self._engine(request, refuses_failures=noise is not None)
+        base = kept.at(request.base)
         if content:
+            content = with_state(content, base)
             require_same(kept, request, content)
         participation = engine.participation
         if request.randomness == "os":
             query = query.with_secret(_derived(kept.secret, "measure"))  # the same for all fits, which pairs them
-        base = kept.at(request.base)
         if base is not None:
             engine.restore(base)
-        found = answer(engine, query, kept.secret)
+        found = answer(engine, query, kept.secret, content)
         if noise is not None and self._account is not None:
             kept = self._charged(self._account, kept, engine, request, noise)
         same = base is not None and not query.private and participation.late == "discard"
@@ -317,17 +323,20 @@ class Node:
         """Charge a round's participants for an answer, and remember it.
 
         Asked again in the same circumstances they pay only what it costs more than before: either the noise is the same
-        again, or under masks of which one at most is opened (`require_unopened`).
+        again, or it is under masks again, and a server that follows the protocol opens one sum of a moment at most.
         """
-        circumstances = repr((replace(request, attempt=0, keep=""), self._holding().digest))
+        circumstances = repr((replace(request, attempt=0, keep=""), noise.discrete, self._holding().digest))
         what = hashlib.sha256(circumstances.encode()).hexdigest()
         before = kept.paid[1] if kept.paid[0] == what else 0.0
         keys = engine.devices.keys[engine.users_taking_part(request.round)]
         account.charge(keys, max(0.0, noise.cost - before), discrete=noise.discrete)
         return replace(kept, paid=(what, max(before, noise.cost)))
 
-    def _engine(self, request: Request) -> tuple[Kept, LocalEngine]:
-        """What is remembered, with a secret if one is needed, and an engine over its users who remember nothing yet."""
+    def _engine(self, request: Request, *, refuses_failures: bool = False) -> tuple[Kept, LocalEngine]:
+        """What is remembered, with a secret if one is needed, and an engine over its users who remember nothing yet.
+
+        Where their noise is to hide what they answer, it hides also that one of them fails to (`refuses_failures`).
+        """
         kept, sample = remembered(self._store, request), None
         if request.randomness == "os":
             if not kept.secret:
@@ -337,7 +346,8 @@ class Node:
         participation = require_own_draw(request.drawn_by)
         devices = self._holding().devices
         devices = as_one_silo(devices, request.silo_by) if request.silo_by else devices
-        return kept, LocalEngine(devices, Streams(request.seed), participation, sample=sample)
+        streams = Streams(request.seed)
+        return kept, LocalEngine(devices, streams, participation, sample=sample, refuses_failures=refuses_failures)
 
 
 def _step(step: str, summand: Summand, record: RecordDict) -> RecordDict:
@@ -351,12 +361,12 @@ def _step(step: str, summand: Summand, record: RecordDict) -> RecordDict:
     raise DataError(f"step '{step}' of a secure sum; there is none such")
 
 
-def _noised_words(noise: OwnNoise, request: Request, engine: LocalEngine, query: Query, _: str) -> Words:
+def _noised_words(noise: OwnNoise, request: Request, engine: LocalEngine, query: Query, *_: str) -> Words:
     source = SystemNoise() if request.randomness == "os" else SeededNoise(Streams(request.seed), noise.stream)
     return noise.words(engine, query, request, source)
 
 
-def _noised(noise: OwnNoise, request: Request, content: str, engine: LocalEngine, query: Query, secret: str) -> Totals:
+def _noised(noise: OwnNoise, request: Request, engine: LocalEngine, query: Query, secret: str, content: str) -> Totals:
     return noise.noised(engine, query, request, source_of(noise, request, content, secret))
 
 

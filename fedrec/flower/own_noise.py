@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
 
 from fedrec.errors import DataError
 from fedrec.federated import LocalEngine, Query, Totals
@@ -70,7 +70,7 @@ class OwnNoise:
     @property
     def cost(self) -> float:
         """Σ 1/σ² over its parts, by which the release costs what one at noise multiplier 1/√cost does."""
-        return math.fsum((1 / part.noise_multiplier) * (1 / part.noise_multiplier) for part in self.parts)
+        return sum((1 / part.noise_multiplier) * (1 / part.noise_multiplier) for part in self.parts)  # it may be inf
 
     @property
     def discrete(self) -> bool:
@@ -134,12 +134,12 @@ def source_of(noise: OwnNoise, request: Request, content: str, secret: str) -> U
 
     Asked the same again, by a server that was killed before it wrote the answer down, a node adds the same noise: other
     noise on the same sum would be another release. Asked something else at that moment it refuses, and so it does where
-    its users hold something else: the same noise on two sums would tell their difference.
+    its users hold or remember something else: the same noise on two sums would tell their difference.
 
     Args:
         noise: as asked for.
         request: the circumstances of the message.
-        content: what the noise is for, by `content_of`.
+        content: what the noise is for, by `content_of` and `with_state`.
         secret: of the node, in hex, from the operating system.
     """
     if request.randomness == "seeded":
@@ -164,4 +164,16 @@ def content_of(record: RecordDict, request: Request, held: str) -> str:
                 digest.update(f"{key}/{len(part_of[key].data)}/".encode() + part_of[key].data)
         else:
             digest.update(json.dumps(sorted(cast(Mapping[str, object], dict(part_of)).items())).encode())
+    return digest.hexdigest()
+
+
+def with_state(content: str, state: Mapping[str, Tensor] | None) -> str:
+    """What noise is for, with the private state that users answer from; None is nobody's yet.
+
+    A server can have a node overwrite the state of a moment: it goes back, and asks something else there.
+    """
+    digest = hashlib.sha256(content.encode())
+    for name, tensor in sorted((state or {}).items()):
+        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """`Account`: what a node's users have spent of what its operator grants, over all runs, in a file of its state folder.
 
 Its header says what the user has spent who has spent most. It is written before the answer that it is charged for is
-sent: a process that dies in between has charged for nothing, and never the other way round.
+sent: a process that dies in between has charged for nothing, and never the other way round. The file beside it that is
+locked meanwhile says that there is one, so that an account which was lost is missed and not begun anew.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _KEYS, _SPENT = "keys", "spent"
 Costs = npt.NDArray[np.float64]
 """[n, 2] Σ 1/σ² of each user: with Gaussian noise, and with discrete noise under masks."""
 
+_BEGUN = "spent.safetensors has been written; delete this file as well to count from zero\n"
+
 
 class Account:
     """What users have spent.
@@ -36,6 +39,7 @@ class Account:
         self.grant = grant
         self._folder = folder
         self._path = folder / "spent.safetensors"
+        self._lock = folder / "spent.lock"
 
     def charge(self, keys: Tensor, cost: float, *, discrete: bool) -> None:
         """Write down that users spend so much more.
@@ -47,12 +51,12 @@ class Account:
 
         Raises:
             PrivacyError: if one of them would have spent more than is granted; nothing is charged then.
-            DataError: if the file is damaged, or cannot be written.
+            DataError: if the file is damaged or was deleted, or cannot be written.
         """
         if not cost:
             return
         paying = np.unique(keys.cpu().numpy())
-        with alone(self._folder / "spent.lock"):  # which the node's processes share, for several runs at a time
+        with alone(self._lock):  # which the node's processes share, for several runs at a time
             known, spent = self._read()
             users = np.union1d(known, paying)
             after = np.zeros((len(users), 2))
@@ -62,6 +66,8 @@ class Account:
             self._require_granted(after[places])
             most = f"epsilon = {self._most(after):.4g} at delta = {self.grant.delta:g}"
             write_whole(self._path, safetensors.numpy.save({_KEYS: users, _SPENT: after}, {"most": most}))
+            if not self._lock.stat().st_size:
+                self._lock.write_text(_BEGUN, encoding="utf-8")
 
     def _require_granted(self, after: Costs) -> None:
         if not all(self.grant.allows(gaussian, discrete) for gaussian, discrete in _largest(after)):
@@ -76,14 +82,26 @@ class Account:
 
     def _read(self) -> tuple[npt.NDArray[np.int64], Costs]:
         if not self._path.exists():
+            if self._lock.stat().st_size:
+                raise DataError(
+                    f"{self._path}: gone, and what the node's users have spent is not known; restore it, or delete "
+                    f"{self._lock.name} as well to count from zero"
+                )
             return np.empty(0, dtype=np.int64), np.empty((0, 2))
         try:
             found = safetensors.numpy.load_file(self._path)
-            return found[_KEYS], found[_SPENT]
+            keys, spent = found[_KEYS], found[_SPENT]
         except (OSError, safetensors.SafetensorError, KeyError) as error:
-            raise DataError(
-                f"{self._path}: damaged ({error}), and what the node's users have spent is not known; restore it"
-            ) from error
+            raise self._damaged(str(error)) from error
+        whole = keys.dtype == np.int64 and keys.ndim == 1 and len(np.unique(keys)) == len(keys)
+        if not (whole and spent.shape == (len(keys), 2) and bool((np.isfinite(spent) & (spent >= 0)).all())):
+            raise self._damaged("not of each user two finite numbers from 0")
+        return keys, spent
+
+    def _damaged(self, how: str) -> DataError:
+        return DataError(
+            f"{self._path}: damaged ({how}), and what the node's users have spent is not known; restore it"
+        )
 
 
 def _largest(spent: Costs) -> list[tuple[float, float]]:

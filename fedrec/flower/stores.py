@@ -248,7 +248,7 @@ def alone(path: Path) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
+        lock = path.open("a")  # it keeps what is in it
     except OSError as error:
         raise _unwritable(path, error) from error
     with lock:

@@ -32,6 +32,11 @@ class Part:
     noise_multiplier: float
 
 
+LEAST_CLIP = 1e-100
+"""Below norms of some 1e-150 squares vanish in double precision, so that a longer answer than such a clip would pass it
+whole; and noise in proportion to it may be rounded away."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """The largest Euclidean norm that one user's contribution to one query keeps.
@@ -51,6 +56,10 @@ class Clip:
         for place, value in (*((f"clip of table '{name}'", norm) for name, norm in self.tables), ("clip", self.norm)):
             if not (math.isfinite(value) and value > 0):
                 raise PrivacyError(f"{place} = {value}: a clip is a norm; give a finite number above 0")
+            if value < LEAST_CLIP:
+                raise PrivacyError(
+                    f"{place} = {value}: so small a norm cannot be told from 0; give {LEAST_CLIP} or more"
+                )
 
     @classmethod
     def by_table(cls, norms: Mapping[str, float]) -> Clip:

@@ -3,16 +3,22 @@
 A guarantee is computed by the server that asks. `Grant` is the other side: who answers adds up what it was asked for,
 by user, and stops where an owner's ε would be exceeded, whatever the server says of it.
 
-Every answer is one Gaussian release, or one as good, of noise multiplier σ, and nobody's participation is hidden from
-who asks, so that there is no amplification. Σ 1/σ² adds up, also where each question depends on the answers before it
-and a user's last one is refused for what it would come to (Smith & Thakurta 2022, "Fully Adaptive Composition for
-Gaussian Differential Privacy"; Feldman & Zrnic 2021, "Individual Privacy Accounting via a Rényi Filter"). With
-μ² = Σ 1/σ²:
+Every answer is one Gaussian release, or one as good, of noise multiplier σ, the deviation over what one user moves the
+sum by. That is 2C where any two answers of it are neighbours (trust `local`), and C, rounding included, where an answer
+and zeros are (`distributed`). Where both were asked, what is said is about the latter, by which `local` costs a quarter
+of what is counted. Nobody's participation is hidden from who asks, so that there is no amplification.
+
+Σ 1/σ² adds up, also where each question depends on the answers before it and a user's last one is refused for what it
+would come to (Smith & Thakurta 2022, "Fully Adaptive Composition for Gaussian Differential Privacy"; Feldman & Zrnic
+2021, "Individual Privacy Accounting via a Rényi Filter"). With μ² = Σ 1/σ²:
 
 - Gaussian noise alone is μ-GDP, which is (ε, δ)-differential privacy for δ = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ), exactly
   (Balle & Wang 2018, "Improving the Gaussian Mechanism for Differential Privacy", theorem 8).
 - Of discrete noise under masks the Rényi divergence of order α is bounded, by α μ²/2 (`discrete`), and
   ε = α μ²/2 + ln((α − 1)/α) − (ln δ + ln α)/(α − 1) for any α > 1 (Canonne, Kamath & Steinke 2020, proposition 12).
+
+With both, the second holds for all of it. Who lets the answers so far decide whether to ask for discrete noise at all
+is held to (ε, δ) where there is some and to (ε, δ) where there is none, which is (ε, 2δ) together.
 """
 
 from __future__ import annotations

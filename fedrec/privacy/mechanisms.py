@@ -173,7 +173,7 @@ class Gaussian:
             PrivacyError: if the deviation is not a positive number, or a symmetric table is not square.
         """
         deviation = sigma * clip
-        if not (math.isfinite(deviation) and sigma > 0 and clip > 0):
+        if not (math.isfinite(deviation) and deviation > 0 and sigma > 0 and clip > 0):
             raise PrivacyError(
                 f"noise multiplier {sigma} with clip {clip} is no noise; give two finite numbers above 0"
             )

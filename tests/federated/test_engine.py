@@ -226,3 +226,21 @@ def test_bytes_are_those_of_the_rows_that_were_sent(devices: Devices) -> None:
     assert totals.bytes_down == 0
     query = training_query()
     assert LocalEngine(devices, Streams(0)).sum(query, round=1).bytes_down == 40 * 25 * 4 * 8
+
+
+def test_failures_that_are_refused_are_those_of_the_clients_whose_answers_fail(
+    devices: Devices, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Items without a weight: who has one of them cannot answer, and the others do as if all could."""
+    short, clip = Gram(torch.ones(20)), Clip(1.2)
+    with pytest.raises(IndexError):
+        LocalEngine(devices, Streams(3)).sum(short, round=1, clip=clip)
+    owner = torch.repeat_interleave(devices.indptr.diff())
+    unable = torch.unique(owner[devices.items >= 20])
+    able = torch.tensor([user for user in range(len(devices)) if user not in unable.tolist()])
+    assert 0 < len(unable) < len(devices)
+    found = LocalEngine(devices, Streams(3), refuses_failures=True).sum(short, round=1, clip=clip)
+    assert dict(found.refused) == {"no answer could be computed": len(unable)}
+    expected = LocalEngine(devices.take(able), Streams(3)).sum(short, round=1, clip=clip)
+    torch.testing.assert_close(found.sums["gram"], expected.sums["gram"])
+    assert "query 'gram', round 1: an answer cannot be computed" in caplog.text

@@ -21,8 +21,9 @@ from flwr.app import Message
 from fedrec.errors import PrivacyError, RunError
 from fedrec.federated import Devices, PrivateEngine
 from fedrec.federated.protection import protect
-from fedrec.federated.queries import Count
+from fedrec.federated.queries import Census, Count, Gram, LocalTraining
 from fedrec.flower import secure
+from fedrec.flower.masked_engine import MaskedEngine
 from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.requests import refused, request_to_record
 from fedrec.flower.stores import FolderStore, Kept
@@ -236,3 +237,36 @@ def test_what_a_node_remembers_is_on_the_disk_before_it_answers(
     kept = FolderStore(tmp_path).load("run")
     assert kept is not None
     assert (kept.noised, kept.left, kept.paid) == (((1, 0), "sum"), ("run.a.0",), ("what", 0.5))
+
+
+def test_the_same_noise_is_not_added_to_what_users_remember_by_now(devices: Devices, tmp_path: Path) -> None:
+    """A server goes back and asks a test's sum, over which nodes keep another state: the difference would tell both."""
+    grid, query = nodes(devices, tmp_path), LocalTraining(torch.ones(25, 4), "bce", 2, 0.3, 0.7, 3, 0.5, 0.5)
+    planned = Schedule((PlannedRelease(query="local-training", draws=4, clip=1.2),))
+
+    def train(moment: int, *rounds: int) -> None:
+        over = engine_on(grid, session="run.arm.0", randomness="os")
+        over.restore({"moment": torch.tensor([moment, 0]), "kept": torch.zeros(0, 2, dtype=torch.int64)})
+        section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, trust="local")
+        private_over = protect(over, planned, section, SystemNoise(), 40)
+        for round in rounds:
+            private_over.sum(query, round=round)
+
+    train(0, 1, 2)
+    train(1, 2)  # the same again
+    MaskedEngine(engine_on(grid, session="run.arm.0", randomness="os"), 0.9).sum(Census(25), round=1)
+    with pytest.raises(RunError, match="round 2, phase 0 was noised for another question"):
+        train(1, 2)
+
+
+@pytest.mark.parametrize("trust", ["local", "distributed"])
+def test_noise_hides_that_an_answer_cannot_be_computed(devices: Devices, tmp_path: Path, trust: Trust) -> None:
+    """A server that leaves out the last items would see by a failure whether somebody has one of them."""
+    planned = Schedule((PlannedRelease(query="gram", draws=4, clip=1.2),))
+    over = engine_on(nodes(devices, tmp_path), session="run.arm.0", randomness="os")
+    section = PrivacyConfig(noise_multiplier=1.5, delta=1e-3, trust=trust)
+    totals = protect(over, planned, section, SystemNoise(), 40).sum(Gram(torch.ones(20)), round=1)
+    assert bool((devices.items >= 20).any())
+    assert torch.isfinite(totals.sums["gram"]).all()
+    assert not totals.failed
+    assert not totals.refused

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 import torch
 from flwr.app import Message
 from safetensors.numpy import load_file
@@ -138,6 +139,26 @@ def test_a_sum_that_was_not_opened_is_not_paid_again(devices: Devices, tmp_path:
     assert spent(tmp_path)[:, 1].tolist() == pytest.approx([SIGMA**-2] * 10)
 
 
+def test_an_answer_by_itself_is_paid_where_one_under_masks_was(devices: Devices, tmp_path: Path) -> None:
+    """A server that asks both of one moment has both, once other nodes reveal what opens the first."""
+    grid = nodes(devices, tmp_path, 20.0)
+    silent(grid, 4)
+    with pytest.raises(PrivacyError, match="3 of 4 nodes answered"):
+        count(private(grid, "distributed"), 1)
+    grid.change = None
+    count(private(grid, "local"), 1)
+    assert spent(tmp_path).tolist() == [pytest.approx([SIGMA**-2, SIGMA**-2])] * 10
+
+
+def test_a_delta_that_publishes_a_user_is_refused_whoever_is_not_greeted(devices: Devices, tmp_path: Path) -> None:
+    grid = nodes(devices, tmp_path, 8.0)
+    over = private(grid)
+    for context in grid._contexts.values():
+        context.node_config["delta"] = 0.1
+    with pytest.raises(RunError, match=r"delta = 0\.1 is not below 1/users = 1/10"):
+        count(over, 1)
+
+
 def test_a_node_charges_before_it_answers(devices: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If its process dies in between, something was charged for that was not sent, and not the other way round."""
     grid, seen = nodes(devices, tmp_path, 8.0), list[Message]()
@@ -187,6 +208,9 @@ def test_bits_and_tables_cost_what_the_release_does(devices: Devices, tmp_path: 
     for clip in (Clip(1.2), Clip.by_table({"items": 0.3, "network": 0.4, "bias": 2.0})):
         parts = clip.parts(("items", "network", "bias"), SIGMA)
         assert OwnNoise(parts, "", True).cost == pytest.approx(SIGMA**-2)
+    assert (
+        OwnNoise(Clip.by_table({"items": 0.3, "bias": 2.0}).parts(("items", "bias"), 7e-155), "", True).cost == math.inf
+    )
 
 
 def test_all_users_of_a_silo_pay(devices: Devices, tmp_path: Path) -> None:
@@ -274,6 +298,44 @@ def test_users_who_come_and_go_keep_their_account(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="it would be inf at delta = 1e-05"):
         account.charge(torch.tensor([9]), math.inf, discrete=False)
     assert _most(tmp_path) == f"epsilon = {epsilon_of_renyi(1.5, 1e-5):.4g} at delta = 1e-05"
+
+
+def test_an_account_that_was_deleted_is_missed(tmp_path: Path) -> None:
+    account, user = Account(tmp_path, Grant(8.0)), torch.tensor([5])
+    with pytest.raises(PrivacyError, match="the operator grants"):
+        account.charge(user, 1e3, discrete=False)
+    account.charge(user, 1.0, discrete=False)
+    path = tmp_path / "spent.safetensors"
+    kept = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataError, match=r"spent\.safetensors: gone, .* restore it, or delete spent\.lock as well"):
+        Account(tmp_path, Grant(8.0)).charge(user, 1.0, discrete=False)
+    assert not path.exists()
+    path.write_bytes(kept)
+    account.charge(user, 1.0, discrete=False)
+    assert load_file(path)["spent"].tolist() == [[2.0, 0.0]]
+    path.unlink()
+    (tmp_path / "spent.lock").unlink()
+    account.charge(user, 1.0, discrete=False)
+    assert load_file(path)["spent"].tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "costs"),
+    [
+        ([5, 5], [[1.0, 0.0], [0.0, 0.0]]),
+        ([5], [[1.0, 0.0], [1.0, 0.0]]),
+        ([5], [[-1.0, 0.0]]),
+        ([5], [[math.nan, 0.0]]),
+        ([5.0], [[1.0, 0.0]]),
+    ],
+    ids=["twice", "more", "below-0", "nan", "no-keys"],
+)
+def test_an_account_that_makes_no_sense_is_damaged(tmp_path: Path, keys: list[Any], costs: list[list[float]]) -> None:
+    content = {"keys": np.array(keys), "spent": np.array(costs)}
+    (tmp_path / "spent.safetensors").write_bytes(safetensors.numpy.save(content))
+    with pytest.raises(DataError, match=r"spent\.safetensors: damaged \(not of each user two finite numbers from 0\)"):
+        Account(tmp_path, Grant(8.0)).charge(torch.tensor([5]), 1.0, discrete=False)
 
 
 def test_a_damaged_account_lets_nothing_go(devices: Devices, tmp_path: Path) -> None:

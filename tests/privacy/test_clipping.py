@@ -136,3 +136,12 @@ def test_an_adaptive_clip_finds_the_quantile(quantile: float) -> None:
     for _ in range(80):
         norm = config.next_norm(norm, float((norms <= norm).mean()))
     assert norm == pytest.approx(np.quantile(norms, quantile), rel=0.05)
+
+
+def test_a_clip_is_not_so_small_that_squares_of_larger_norms_vanish() -> None:
+    """An answer of norm 1e-170 has the squared norm 0 in double precision, and would pass a clip of 1e-200 whole."""
+    assert torch.tensor(1e-170, dtype=torch.float64).square() == 0
+    with pytest.raises(PrivacyError, match="clip = 1e-200: so small a norm cannot be told from 0"):
+        Clip(1e-200)
+    with pytest.raises(PrivacyError, match="clip of table 'bias' = 1e-200: so small a norm cannot be told from 0"):
+        Clip.by_table({"items": 1.0, "bias": 1e-200})

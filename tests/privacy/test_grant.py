@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy import integrate, stats
 
@@ -37,6 +38,34 @@ def test_delta_at_that_epsilon_is_the_hockey_stick_divergence_of_two_normals(sig
     start = sigma**2 * bound + 0.5  # where p = e^ε q
     delta, _ = integrate.quad(lambda x: one.pdf(x) - math.exp(bound) * other.pdf(x), start, start + 40 * sigma)
     assert delta == pytest.approx(1e-4, rel=1e-6)
+
+
+@pytest.mark.parametrize("local", [(), (2.0,), (3.0, 0.9)])
+@pytest.mark.parametrize("clients", [1, 3])
+def test_delta_of_both_noises_together_is_no_more_than_granted(local: tuple[float, ...], clients: int) -> None:
+    """By adding up: the loss of a sum with the discrete noise of some clients, for answers that differ by 8 steps, and
+    that of Gaussian releases. δ = Σ_x P(x) δ_μ(ε − ln P(x)/Q(x)), δ_μ that of Gaussian noise alone."""
+    steps, deviation = 8, 6.0
+    places = np.arange(-400, 401)
+    one = np.exp(-(places**2) / (2 * deviation**2))
+    mass = one = one / one.sum()
+    for _ in range(clients - 1):
+        mass = np.convolve(mass, one, mode="same")
+    there, moved = mass[steps:], mass[:-steps]
+    kept = (there > 1e-280) & (moved > 1e-280)
+    there, moved = there[kept], moved[kept]
+    gaussian, discrete = sum(sigma**-2 for sigma in local), steps**2 / (clients * deviation**2)
+    granted = Grant(8.0, 1e-5).spent(gaussian, discrete)
+    left, mu = granted - np.log(there / moved), math.sqrt(gaussian)
+    with np.errstate(over="ignore"):
+        if mu:
+            above = stats.norm.cdf(mu / 2 - left / mu) - np.exp(left) * stats.norm.cdf(-mu / 2 - left / mu)
+        else:
+            above = np.maximum(0.0, 1 - np.exp(left))
+    delta = float((there * above).sum())
+    assert 1e-7 < delta <= 1e-5
+    alone = epsilon_of_gaussian(gaussian + discrete, 1e-5)  # what it would be if all noise were Gaussian
+    assert alone < granted < 1.2 * alone
 
 
 def test_nothing_costs_nothing_and_next_to_no_noise_everything() -> None:

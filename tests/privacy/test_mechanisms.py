@@ -148,7 +148,9 @@ def test_only_square_tables_are_symmetric(shape: tuple[int, ...]) -> None:
         Gaussian().noise(shape, 1.0, 1.0, symmetric=True, source=SystemNoise(), purpose="x")
 
 
-@pytest.mark.parametrize(("sigma", "clip"), [(0.0, 1.0), (1.0, 0.0), (-1.0, -1.0), (math.inf, 1.0), (math.nan, 1.0)])
+@pytest.mark.parametrize(
+    ("sigma", "clip"), [(0.0, 1.0), (1.0, 0.0), (-1.0, -1.0), (math.inf, 1.0), (math.nan, 1.0), (0.2, 1e-323)]
+)
 def test_no_noise_is_refused(sigma: float, clip: float) -> None:
     with pytest.raises(PrivacyError, match="is no noise"):
         Gaussian().noise((2,), sigma, clip, symmetric=False, source=SystemNoise(), purpose="x")
