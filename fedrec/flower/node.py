@@ -72,7 +72,11 @@ class Holding:
 
 
 class Payloads:
-    """The last query that this process read. Nodes of one process, as simulations have them, read it once together."""
+    """The last query that this process read. Nodes of one process, as simulations have them, read it once together.
+
+    Messages of one moment are told apart by their settings and sizes, and not by all that their tensors hold. Where
+    noise is secret each is read: the same noise on two queries would tell the difference of their answers.
+    """
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
@@ -82,6 +86,8 @@ class Payloads:
         """The query of a message."""
         if size(record) > largest:
             raise DataError(f"a payload of {size(record):,} bytes; this node reads at most {largest:,}")
+        if request.randomness == "os":
+            return query_from_record(record, largest)
         kind = record.get("query")
         # By its content too: two messages of one moment that differ in size or settings are not the same.
         key = (

@@ -23,6 +23,7 @@ from fedrec.federated import Devices, PrivateEngine
 from fedrec.federated.protection import protect
 from fedrec.federated.queries import Census, Count, Gram, LocalTraining
 from fedrec.flower import secure
+from fedrec.flower.adding import empty_sums
 from fedrec.flower.masked_engine import MaskedEngine
 from fedrec.flower.own_noise import OwnNoise
 from fedrec.flower.requests import refused, request_to_record
@@ -270,3 +271,23 @@ def test_noise_hides_that_an_answer_cannot_be_computed(devices: Devices, tmp_pat
     assert torch.isfinite(totals.sums["gram"]).all()
     assert not totals.failed
     assert not totals.refused
+
+
+def test_noise_is_for_the_question_that_is_answered(devices: Devices, tmp_path: Path) -> None:
+    """A first message of a moment is refused, and the next has other tensors of the same size: they are what counts."""
+    grid = nodes(devices, tmp_path)
+    engine = engine_on(grid, session="run.arm.0", randomness="os")
+    request = engine.request((1, 0), Clip(1.2))
+
+    def asked(value: float, multiplier: float) -> torch.Tensor:
+        query = LocalTraining(torch.full((25, 4), value), "bce", 2, 0.3, 0.7, 3, 0.5, 0.5)
+        record = request_to_record(query, request)
+        OwnNoise((Part(("items",), 1.2, multiplier),), "", True).write(record)
+        sums = empty_sums(query, clipped=True)
+        return engine.gather(query, request, record, sums, lambda answer: None).sums["items"]
+
+    with pytest.raises(RunError, match="noise without a finite multiplier above 0"):
+        asked(-3.0, 0.0)
+    first = asked(1.0, 1.5)
+    count(private(grid, "local", "another.arm.0"))  # this process reads something else
+    assert torch.equal(asked(1.0, 1.5), first)
