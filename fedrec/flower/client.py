@@ -71,7 +71,7 @@ def _account(config: Values, folder: Path | None) -> Account | None:
     """Of what the node's operator grants.
 
     Raises:
-        ConfigError: if that is no number, or there is no folder in which to count.
+        ConfigError: if that is no number, or there is no folder to count in, from the root.
     """
     if "epsilon" not in config:
         if "delta" in config:
@@ -81,6 +81,11 @@ def _account(config: Values, folder: Path | None) -> Account | None:
         raise ConfigError(
             'the node\'s configuration has `epsilon` and no `state`; start it with state="...", a folder in which it '
             "counts what was spent"
+        )
+    if not folder.is_absolute():
+        raise ConfigError(
+            f"the node's configuration has `epsilon` and state = {str(folder)!r}, which is another folder when it "
+            "is started from another; give it from the root, as /srv/fedrec/state"
         )
     try:
         grant = Grant(float(config["epsilon"]), float(config.get("delta", Grant.delta)))

@@ -259,6 +259,12 @@ def test_what_an_operator_cannot_grant_is_said_at_once(
     assert "node 1 cannot take part: refused" in str(refusal.value)
 
 
+def test_an_account_is_in_the_same_folder_from_wherever_a_node_is_started(devices: Devices) -> None:
+    grid = grid_of(devices, dealt(devices, 4), state=Path("state"), epsilon=8.0, delta=1e-3)
+    with pytest.raises(RunError, match=r"state = 'state/1', which is another folder .*; give it from the root"):
+        engine_on(grid)
+
+
 def test_runs_at_one_time_are_charged_for_all_of_them(tmp_path: Path) -> None:
     """A node's processes share the file: a hundred charges of four at a time come to a hundred."""
     keys = torch.arange(-50, 50)
