@@ -84,7 +84,7 @@ class Account:
         if not self._path.exists():
             if self._lock.stat().st_size:
                 raise DataError(
-                    f"{self._path}: gone, and what the node's users have spent is not known; restore it, or delete "
+                    f"the account of what the node's users have spent is gone; restore {self._path}, or delete "
                     f"{self._lock.name} as well to count from zero"
                 )
             return np.empty(0, dtype=np.int64), np.empty((0, 2))
@@ -99,9 +99,7 @@ class Account:
         return keys, spent
 
     def _damaged(self, how: str) -> DataError:
-        return DataError(
-            f"{self._path}: damaged ({how}), and what the node's users have spent is not known; restore it"
-        )
+        return DataError(f"the account of what the node's users have spent is damaged; restore {self._path} ({how})")
 
 
 def _largest(spent: Costs) -> list[tuple[float, float]]:

@@ -186,7 +186,9 @@ class FolderStore:
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
                 return _unpack(packed, file.metadata()["kept"])
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: damaged ({error}); delete it, and its users begin anew") from error
+            raise DataError(
+                f"what was kept of users is damaged; delete {path} ({error}), and they begin anew"
+            ) from error
 
     def save(self, kept: Kept) -> None:
         """Keep this instead of what was kept of its run.

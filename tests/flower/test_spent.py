@@ -314,7 +314,7 @@ def test_an_account_that_was_deleted_is_missed(tmp_path: Path) -> None:
     path = tmp_path / "spent.safetensors"
     kept = path.read_bytes()
     path.unlink()
-    with pytest.raises(DataError, match=r"spent\.safetensors: gone, .* restore it, or delete spent\.lock as well"):
+    with pytest.raises(DataError, match=r"is gone; restore .*spent\.safetensors, or delete spent\.lock as well"):
         Account(tmp_path, Grant(8.0)).charge(user, 1.0, discrete=False)
     assert not path.exists()
     path.write_bytes(kept)
@@ -340,7 +340,9 @@ def test_an_account_that_was_deleted_is_missed(tmp_path: Path) -> None:
 def test_an_account_that_makes_no_sense_is_damaged(tmp_path: Path, keys: list[Any], costs: list[list[float]]) -> None:
     content = {"keys": np.array(keys), "spent": np.array(costs)}
     (tmp_path / "spent.safetensors").write_bytes(safetensors.numpy.save(content))
-    with pytest.raises(DataError, match=r"spent\.safetensors: damaged \(not of each user two finite numbers from 0\)"):
+    with pytest.raises(
+        DataError, match=r"damaged; restore .*spent\.safetensors \(not of each user two finite numbers from 0\)"
+    ):
         Account(tmp_path, Grant(8.0)).charge(torch.tensor([5]), 1.0, discrete=False)
 
 
@@ -349,7 +351,7 @@ def test_a_damaged_account_lets_nothing_go(devices: Devices, tmp_path: Path) -> 
     count(private(grid), 1)
     for node in (1, 2, 3, 4):
         (tmp_path / str(node) / "spent.safetensors").write_bytes(b"half")
-    with pytest.raises(RunError, match=r"spent\.safetensors: damaged"):
+    with pytest.raises(RunError, match="the account of what the node's users have spent is damaged"):
         count(private(grid, session="run.arm.1"), 1)
 
 
