@@ -259,4 +259,4 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: cannot be written ({error.strerror}); make room for it")
+    return DataError(f"what is kept of users cannot be written ({error.strerror}); make room for {path}")
