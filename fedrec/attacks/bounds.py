@@ -26,9 +26,7 @@ from torch import Tensor
 from fedrec.errors import DataError
 
 _LARGEST = 50.0  # no number of guesses that fits into memory shows more
-_TAILS = [
-    2.0**-halvings / 40 for halvings in range(6, 0, -1)
-]  # the more runs, the rarer the alarms that they can count
+_TAILS = [2.0**-halvings / 40 for halvings in range(6, 0, -1)]  # more runs can count rarer alarms
 _QUANTILES = [*_TAILS, *np.linspace(0.025, 0.975, 39), *(1 - tail for tail in reversed(_TAILS))]
 """Of a statistic, at which thresholds are tried; the chosen one need not be the best."""
 _LARGEST_MU = 20.0  # of N(0, 1) and N(20, 1) nobody mistakes one for the other

@@ -16,6 +16,7 @@ from fedrec.data.interactions import Vocabulary
 from fedrec.data.sharding import FEDERATION
 from fedrec.errors import ConfigError, DataError
 from fedrec.federated import Devices, HeldOutItems
+from fedrec.flower.records import digest_of_tensors
 
 
 def fingerprint(items: Vocabulary) -> str:
@@ -31,11 +32,7 @@ def save_devices(path: Path, devices: Devices) -> None:
 
 def digest_of(devices: Devices) -> str:
     """SHA-256 of all that users hold."""
-    digest = sha256()
-    for name, tensor in sorted(_tensors_of(devices).items()):
-        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+    return digest_of_tensors(_tensors_of(devices))
 
 
 def _tensors_of(devices: Devices) -> dict[str, Tensor]:

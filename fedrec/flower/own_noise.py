@@ -19,7 +19,7 @@ from fedrec.errors import DataError
 from fedrec.federated import LocalEngine, Query, Totals
 from fedrec.federated.device_sums import DistributedNoise, LocalNoise
 from fedrec.federated.private_sums import Asked
-from fedrec.flower.records import part
+from fedrec.flower.records import digest_of_tensors, part
 from fedrec.flower.requests import Request
 from fedrec.privacy import BIT, BIT_CLIP, Gaussian, Part, SecretNoise, SeededNoise, UniformSource
 from fedrec.privacy.fixed_point import Words
@@ -172,8 +172,4 @@ def with_state(content: str, state: Mapping[str, Tensor] | None) -> str:
 
     A server can have a node overwrite the state of a moment: it goes back, and asks something else there.
     """
-    digest = hashlib.sha256(content.encode())
-    for name, tensor in sorted((state or {}).items()):
-        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest_of_tensors(state or {}, after=content)

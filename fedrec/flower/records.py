@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TypeVar, cast
 
 import numpy as np
@@ -237,6 +238,15 @@ def _natural(value: object) -> bool:
 def arrays(named: Mapping[str, Tensor]) -> ArrayRecord:
     """Tensors as Flower sends them."""
     return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in named.items()})
+
+
+def digest_of_tensors(named: Mapping[str, Tensor], after: str = "") -> str:
+    """SHA-256 of a text and of tensors with their names, types and shapes, in order of name."""
+    digest = sha256(after.encode())
+    for name, tensor in sorted(named.items()):
+        digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def size(record: RecordDict) -> int:

@@ -126,11 +126,9 @@ def _unpack(packed: Mapping[str, Tensor], header: str) -> Kept:
     moments = (facts["latest"], facts["opened"], facts["noised"][0])
     latest, opened, noised = ((round, phase) for round, phase in moments)
     own = facts["secret"], facts["summand"], opened, (noised, facts["noised"][1])
-    left, paid = (
-        tuple(facts.get("left", ())),
-        tuple(facts.get("paid", ("", 0.0))),
-    )  # which earlier versions did not keep
-    return Kept(facts["session"], facts["attempt"], latest, states, *own, left, paid, facts.get("tested", ""))
+    # Earlier versions kept none of these three.
+    left, paid, tested = tuple(facts.get("left", ())), tuple(facts.get("paid", ("", 0.0))), facts.get("tested", "")
+    return Kept(facts["session"], facts["attempt"], latest, states, *own, left, paid, tested)
 
 
 class ContextStore:

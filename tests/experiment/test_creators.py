@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from fedrec.errors import RunError
 from fedrec.experiment import read_config, run
 from tests.evaluation.small import split_of
+from tests.scripts import imported
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 USERS, ITEMS, EACH = 60, 48, 10
@@ -25,11 +25,7 @@ MEASURES = ("provider-recall@10", "exposure-lift@10", "ndcg-contribution@10")
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, imported from its folder as Python does when it is run."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in ("creators", "against_epsilon"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("creators")
+    return imported(monkeypatch, EXPERIMENTS, "creators", "against_epsilon")
 
 
 def a_run(folder: Path, authors: list[str]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from fedrec.federated.methods import PFedRec, PFedRecConfig
 from fedrec.recommenders import Scorer, Stopping, Training
 from fedrec.streams import Streams
 from fedrec.testing import check_no_leak
+from tests.scripts import imported
 
 FOLDER = Path(__file__).parents[2] / "papers" / "zhang2023pfedrec"
 SMALL = PFedRecConfig(dim=8, rounds=8, item_rate=100.0, aggregate=False, stopping=Stopping(patience=0))
@@ -26,11 +26,7 @@ SMALL = PFedRecConfig(dim=8, rounds=8, item_rate=100.0, aggregate=False, stoppin
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, imported from its folder as Python does when it is run."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("run", "published_pool"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("run")
+    return imported(monkeypatch, FOLDER, "run", "published_pool")
 
 
 def scorer(method: FederatedMethod, train: Interactions) -> Scorer:
